@@ -1,0 +1,246 @@
+"""What a job asks of an item, as tests on STAC JSON: area, dates, CQL2."""
+
+from __future__ import annotations
+
+import calendar
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import cql2
+
+from mapper.errors import CatalogError, SpecError
+
+_INSTANT = re.compile(
+    r"^(\d{4})(?:-(\d\d)(?:-(\d\d)"
+    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?\s*([Zz]|[+-]\d\d:?\d\d)?)?)?)?$"
+)
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
+_OUTSIDE = frozenset(("id", "collection", "geometry", "bbox", "type"))
+"""What CQL2 may name beside an item's properties."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """From the first instant to the last, both in it."""
+
+    first: datetime = _FIRST
+    last: datetime = _LAST
+
+    def meets(self, first: datetime, last: datetime) -> bool:
+        """Whether it shares an instant with another."""
+        return first <= self.last and last >= self.first
+
+    @property
+    def text(self) -> str:
+        """As a STAC API is asked for it."""
+        first = ".." if self.first == _FIRST else _rfc3339(self.first)
+        last = ".." if self.last == _LAST else _rfc3339(self.last)
+        return f"{first}/{last}"
+
+
+def interval_of(text: str) -> Interval:
+    """The interval that a job's ``datetime`` means: ``2020``, ``2020-06/2020-08-15``, ``../2021`` and the like.
+
+    A year, month or day means all of it; an instant with no zone is UTC.
+
+    Raises:
+        SpecError: it means none.
+    """
+    begin, slash, end = (part.strip() for part in text.strip().partition("/"))
+    if not slash:
+        first, last = _span(begin, text)
+        return Interval(first=first, last=last)
+    first = _FIRST if begin in ("", "..") else _span(begin, text)[0]
+    last = _LAST if end in ("", "..") else _span(end, text)[1]
+    if first > last:
+        raise SpecError(f"datetime {text!r} ends before it begins", fix="write the earlier date first")
+    return Interval(first=first, last=last)
+
+
+def dates_of(doc: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
+    """First and last instant of an item, equal where it has one; None where it has no date.
+
+    Raises:
+        CatalogError: a date cannot be read.
+    """
+    properties = doc.get("properties") or {}
+    written = properties.get("datetime")
+    begin, end = (
+        (written, written) if written else (properties.get("start_datetime"), properties.get("end_datetime"))
+    )
+    begin, end = begin or end, end or begin
+    if not begin or not end:
+        return None
+    first, last = sorted((_instant(begin, doc), _instant(end, doc)))
+    return first, last
+
+
+def date_of(doc: Mapping[str, Any]) -> datetime:
+    """The instant of an item: its datetime, or the middle of its range.
+
+    Raises:
+        CatalogError: it has neither, or they cannot be read.
+    """
+    dates = dates_of(doc)
+    if dates is None:
+        raise CatalogError("an item has no datetime and no range of them", item=doc.get("id"))
+    first, last = dates
+    return first + (last - first) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """A CQL2 expression."""
+
+    text: str
+    expression: cql2.Expr
+
+    @classmethod
+    def parse(cls, text: str) -> Filter:
+        """The filter in a CQL2 text; SpecError where there is none."""
+        try:
+            expression = cql2.parse_text(text)
+            expression.validate()
+        except Exception as error:  # cql2 raises ParseError, ValidationError and bare Exception
+            said = next((line for line in reversed(str(error).splitlines()) if "=" in line), str(error))
+            raise SpecError(
+                f"filter is not CQL2: {said.strip(' =')[:200]}",
+                fix='write it as in "eo:cloud_cover < 20"',
+                filter=text,
+            ) from error
+        if not isinstance(expression.to_json(), bool | dict) or "property" in expression.to_json():
+            raise SpecError("filter is neither true nor false", fix="compare it with something", filter=text)
+        return cls(text=text, expression=expression)
+
+    @property
+    def properties(self) -> frozenset[str]:
+        """The names it asks items for."""
+        return frozenset(_named(self.expression.to_json()))
+
+    def keep(self, docs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items it is true of. A property that an item lacks is unknown, and what hangs on it is not true.
+
+        Raises:
+            SpecError: no item has a property it names, or it cannot be decided.
+        """
+        self._check_names(docs)
+        return [doc for doc in docs if self.holds(doc)]
+
+    def holds(self, doc: dict[str, Any]) -> bool:
+        """Whether it is true of an item."""
+        try:
+            return bool(self.expression.matches(_for_cql2(doc)))
+        except Exception as error:  # cql2 raises bare Exception for all it cannot decide
+            if any(_lookup(doc, name) is None for name in self.properties):
+                return False
+            raise SpecError(
+                "filter cannot be decided for an item",
+                fix="compare numbers with numbers and text with text",
+                filter=self.text,
+                item=doc.get("id"),
+            ) from error
+
+    def _check_names(self, docs: Sequence[dict[str, Any]]) -> None:
+        for name in sorted(self.properties):
+            if docs and all(_lookup(doc, name) is None for doc in docs):
+                known = sorted({key for doc in docs for key in doc.get("properties") or {}})
+                raise SpecError(
+                    f"no item found has the property {name!r} that filter names",
+                    fix=did_you_mean(name, known) or f"they have {', '.join(known[:20])}",
+                    filter=self.text,
+                )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A remedy that names the nearest known words; empty where none is near."""
+    choices = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(word.lower(), list(choices), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(choices[choice]) for choice in near)}?" if near else ""
+
+
+def _named(node: object) -> Iterable[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("property"), str):
+            yield node["property"]
+        for child in node.get("args", []) if "op" in node else node.values():
+            yield from _named(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _named(child)
+
+
+def _lookup(doc: Mapping[str, Any], name: str) -> object:
+    if name in _OUTSIDE:
+        return doc.get(name)
+    return (doc.get("properties") or {}).get(name.removeprefix("properties."))
+
+
+def _for_cql2(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an item a filter may look at: assets and links would only be copied."""
+    return {
+        key: doc[key] for key in ("type", "id", "collection", "geometry", "bbox", "properties") if key in doc
+    }
+
+
+def _instant(text: object, doc: Mapping[str, Any]) -> datetime:
+    if isinstance(text, datetime):
+        return text if text.tzinfo else text.replace(tzinfo=UTC)
+    match = _INSTANT.match(str(text).strip())
+    if match is None:
+        raise CatalogError(f"an item's datetime {str(text)[:40]!r} is none", item=doc.get("id"))
+    try:
+        return _begin_of(match)
+    except (ValueError, OverflowError) as error:
+        raise CatalogError(f"an item's datetime {str(text)[:40]!r} is none", item=doc.get("id")) from error
+
+
+def _span(text: str, whole: str) -> tuple[datetime, datetime]:
+    match = _INSTANT.match(text)
+    try:
+        if match is None:
+            raise ValueError(text)
+        first = _begin_of(match)
+        if match[4]:
+            return first, first
+        days = (
+            1
+            if match[3]
+            else calendar.monthrange(first.year, first.month)[1]
+            if match[2]
+            else _days(first.year)
+        )
+        return first, first + (timedelta(days=days) - timedelta(microseconds=1))
+    except (ValueError, OverflowError) as error:
+        raise SpecError(
+            f"datetime {whole!r} is no date or range of dates",
+            fix='write it as in "2020-01-01/2020-12-31", "2020-06" or "2020-06-01/.."',
+        ) from error
+
+
+def _days(year: int) -> int:
+    return 366 if calendar.isleap(year) else 365
+
+
+def _begin_of(match: re.Match[str]) -> datetime:
+    year, month, day, hour, minute, second = (int(match[n]) if match[n] else None for n in range(1, 7))
+    fraction, zone = match[7] or "", match[8] or "Z"
+    leap_second = second == 60
+    moment = datetime(
+        year or 0, month or 1, day or 1, hour or 0, minute or 0, 59 if leap_second else second or 0,
+        int(fraction[:6].ljust(6, "0")) if fraction else 0, tzinfo=UTC,
+    )  # fmt: skip
+    if leap_second:
+        moment += timedelta(seconds=1)
+    if zone not in "Zz":
+        sign = -1 if zone[0] == "-" else 1
+        moment -= sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    return moment
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,207 @@
+"""The one door to catalogs: bytes of a file or URL, within limits of time, size and patience."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests  # type: ignore[import-untyped]  # ships no types; comes with pystac-client
+
+from catalogs.hrefs import is_remote, local_path, scheme_of, unsigned
+from mapper.errors import CatalogError, CredentialsError, MapperError, SpecError
+
+_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """How long, how much and how often."""
+
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    """Between two pieces of an answer."""
+
+    answer_timeout_s: float = 300.0
+    """For one whole answer: a server that sends a byte a second is down too."""
+
+    attempts: int = 4
+    backoff_s: float = 0.5
+    """Before the second attempt; doubled for each after."""
+
+    page_limit_bytes: int = 64 * 2**20
+    """Of one JSON document, decompressed. A page of 200 Sentinel-2 items has 6 MB."""
+
+    table_limit_bytes: int = 512 * 2**20
+    """Of one stac-geoparquet file."""
+
+    session: requests.Session = field(default_factory=lambda: _session())
+
+    def read(
+        self,
+        place: str,
+        *,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> bytes:
+        """The bytes of a file, or of the answer to a GET (with a body: to a POST of it as JSON).
+
+        Raises:
+            SpecError: a local file is not there, or the place is of no kind that is read.
+            CredentialsError: we are refused.
+            MissingError: the server has no such thing.
+            CatalogError: unreachable, too slow, too large, or an answer of another status, after all attempts.
+        """
+        limit = limit or self.page_limit_bytes
+        if not is_remote(place):
+            return _read_file(local_path(place), limit)
+        if scheme_of(place) not in ("http", "https"):
+            raise SpecError(
+                f"a catalog cannot be read over {scheme_of(place)}:",
+                fix="give its path or https URL",
+                catalog=place,
+            )
+        trouble: MapperError | None = None
+        for attempt in range(1, self.attempts + 1):
+            wait_s = self.backoff_s * 2 ** (attempt - 1)
+            try:
+                with self._answer(place, body, headers) as answer:
+                    if answer.status_code not in _AGAIN:
+                        return self._content(answer, place, limit)
+                    trouble = CatalogError(
+                        f"the catalog answers with status {answer.status_code}",
+                        fix="try again later",
+                        catalog=unsigned(place),
+                    )
+                    wait_s = max(wait_s, _asked_wait_s(answer.headers.get("Retry-After", "")))
+            except requests.exceptions.TooManyRedirects as error:
+                raise CatalogError("the catalog redirects in a circle", catalog=unsigned(place)) from error
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+                raise SpecError("this is no address", fix="check the URL", catalog=unsigned(place)) from error
+            except requests.exceptions.RequestException as error:
+                trouble = CatalogError(
+                    f"the catalog cannot be reached: {_reason(error)}",
+                    fix="check the address and the network, and try again",
+                    catalog=unsigned(place),
+                )
+            if attempt < self.attempts:
+                time.sleep(min(wait_s, _LONGEST_WAIT_S))
+        assert trouble is not None
+        raise trouble
+
+    def json(
+        self, place: str, *, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The JSON object of a file or answer.
+
+        Raises:
+            CatalogError: it is not a JSON object; and whatever ``read`` raises.
+        """
+        return parse_json(self.read(place, body=body, headers=headers), place)
+
+    def _answer(self, place: str, body: object, headers: Mapping[str, str] | None) -> requests.Response:
+        return self.session.request(
+            "GET" if body is None else "POST",
+            place,
+            json=body,
+            headers=dict(headers or {}),
+            timeout=(self.connect_timeout_s, self.read_timeout_s),
+            stream=True,
+        )
+
+    def _content(self, answer: requests.Response, place: str, limit: int) -> bytes:
+        _check_status(answer, place)
+        deadline = time.monotonic() + self.answer_timeout_s
+        content = bytearray()
+        for piece in answer.iter_content(2**18):
+            content += piece
+            if len(content) > limit:
+                raise CatalogError(
+                    f"an answer is larger than {limit / 2**20:.0f} MiB",
+                    fix="narrow the area or the dates, or name a smaller catalog",
+                    catalog=unsigned(place),
+                )
+            if time.monotonic() > deadline:
+                raise requests.exceptions.ReadTimeout(f"no whole answer in {self.answer_timeout_s:g} s")
+        return bytes(content)
+
+
+class MissingError(CatalogError):
+    """The server has nothing under this address."""
+
+
+def parse_json(content: bytes, place: str) -> dict[str, Any]:
+    """The JSON object in some bytes; CatalogError where there is none."""
+    try:
+        doc = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        start = content[:200].lstrip().lower()
+        kind = "a web page" if start.startswith((b"<!doctype", b"<html")) else "not JSON"
+        raise CatalogError(
+            f"the catalog answers with {kind}, not STAC",
+            fix="give the address of a STAC API, a STAC JSON document or a stac-geoparquet file",
+            catalog=unsigned(place),
+        ) from error
+    if not isinstance(doc, dict):
+        raise CatalogError("a STAC document is a JSON object; this is not", catalog=unsigned(place))
+    return doc
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.max_redirects = 3
+    session.headers["Accept"] = "application/geo+json, application/json, */*"
+    session.headers["User-Agent"] = "resmap"
+    return session
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise SpecError("there is no such catalog", fix="check imagery.catalog", catalog=str(path)) from error
+    except OSError as error:
+        raise SpecError(f"the catalog cannot be read: {error.strerror}", catalog=str(path)) from error
+    if len(content) > limit:
+        raise CatalogError(f"a document is larger than {limit / 2**20:.0f} MiB", catalog=str(path))
+    return content
+
+
+def _check_status(answer: requests.Response, place: str) -> None:
+    status = answer.status_code
+    if 200 <= status < 300:
+        return
+    if status in (401, 403, 407):
+        raise CredentialsError(
+            f"the catalog refuses us with status {status}",
+            fix="log in, or check that the address is the public one",
+            catalog=unsigned(place),
+        )
+    said = " ".join(answer.raw.read(400, decode_content=True).decode(errors="replace").split())
+    if status in (404, 410):
+        raise MissingError(
+            f"the catalog has nothing at this address (status {status})",
+            fix="check imagery.catalog",
+            catalog=unsigned(place),
+        )
+    raise CatalogError(f"the catalog answers with status {status}: {said[:200]}", catalog=unsigned(place))
+
+
+def _asked_wait_s(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _reason(error: Exception) -> str:
+    """The innermost of the reasons that requests and urllib3 wrap, in one line."""
+    inner: object = error
+    while isinstance(inner, BaseException) and (
+        getattr(inner, "reason", None) or (inner.args and isinstance(inner.args[0], BaseException))
+    ):
+        inner = getattr(inner, "reason", None) or inner.args[0]
+    return " ".join(str(inner).split())[:200] or type(error).__name__

@@ -1,0 +1,323 @@
+"""What may be opened at all: one policy for every href, before any reader sees it.
+
+A catalog is written by strangers, and whatever opens rasters will open whatever it is told to: a file of this
+machine, a database on its network, the cloud's credential service, a virtual file that names any of them. So:
+
+- schemes are ``http``, ``https``, ``s3``, ``gs``, ``az``, and a local path where the catalog itself is local;
+- nothing may be nearer to us than its catalog: a public catalog names public hosts, a catalog on a private
+  network private ones too, and only one on this machine (a local file, a loopback host) names this machine;
+- addresses that serve a machine's own credentials are refused to all.
+
+What this does not see: a redirect, and a name that resolves otherwise a second later. Readers look at those.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+import socket
+import urllib.request
+from collections.abc import Collection
+from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from mapper.errors import AssetError, CatalogError, ReadError
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
+_BUCKET = re.compile(r"^[a-z0-9$][a-z0-9._-]{1,62}$")
+_STORES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+_LONGEST = 4096
+"""Characters of an href; a signed one has some 1,500."""
+
+_CREDENTIAL_SERVICES = frozenset(
+    ipaddress.ip_address(address)
+    for address in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+)
+"""Of AWS over IPv6, Alibaba, Oracle and Azure. All the others are link-local, which is refused whole."""
+
+_SIGNATURES = frozenset(
+    ["awsaccesskeyid", "signature", "expires", "policy", "key-pair-id", "googleaccessid", "sig"]
+    + ["token", "access_token", "api_key", "apikey", "key"]
+)
+_AZURE_SAS = frozenset(
+    ["sv", "ss", "srt", "sr", "se", "st", "sp", "spr", "sip", "si"]
+    + ["skoid", "sktid", "skt", "ske", "sks", "skv", "sdd", "ses"]
+)
+"""Signatures only beside a ``sig``: short as they are, elsewhere they mean other things."""
+
+
+class Nearness(IntEnum):
+    """How near a place is to this process; what is nearer needs a nearer catalog."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    THIS_MACHINE = 2
+    NEVER = 3
+    """Link-local, multicast, unspecified, reserved, or a credential service: for no catalog."""
+
+
+def check_href(href: str, *, catalog: str, allow_hosts: Collection[str] = (), resolve: bool = True) -> str:
+    """The href, normalised, if a job that reads this catalog may open it.
+
+    Args:
+        href: absolute, as it stands in an item.
+        catalog: path or URL of the catalog the job names: how near it is decides how near the href may be.
+        allow_hosts: host names or addresses that are allowed wherever they lie.
+        resolve: look the host up and judge its addresses. Without, only what is written is judged: enough to
+            plan by, not to open by.
+
+    Raises:
+        AssetError: the href may not be opened.
+        ReadError: its host cannot be looked up now.
+    """
+    _refuse_odd_characters(href)
+    scheme = scheme_of(href)
+    if scheme in ("", "file"):
+        if is_remote(catalog):
+            raise _refused("a remote catalog names a file of this machine", href)
+        return _checked_path(href)
+    if scheme in _STORES:
+        return _checked_object(href)
+    if scheme in ("http", "https"):
+        return _checked_url(href, catalog=catalog, allow_hosts=allow_hosts, resolve=resolve)
+    raise _refused(f"{scheme}: is not a way to imagery that is read here", href)
+
+
+def gdal_path(href: str) -> str:
+    """The name under which GDAL opens a checked href."""
+    scheme = scheme_of(href)
+    if scheme in ("http", "https"):
+        return f"/vsicurl/{href}"
+    if scheme in _STORES:
+        return _STORES[scheme] + href.split("://", 1)[1]
+    return href
+
+
+def unsigned(href: str) -> str:
+    """The href without what signs it: signatures expire within the hour, and are secrets till then."""
+    if scheme_of(href) not in ("http", "https", "s3", "gs", "az") or "?" not in href:
+        return href
+    parts = urlsplit(href)
+    fields = parse_qsl(parts.query, keep_blank_values=True)
+    azure = any(name.lower() == "sig" for name, _ in fields)
+    kept = [(name, value) for name, value in fields if not _signs(name.lower(), azure=azure)]
+    if len(kept) == len(fields):
+        return href
+    return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def scheme_of(href: str) -> str:
+    """The scheme in lower case, empty for a path."""
+    match = _SCHEME.match(href)
+    return match[1].lower() if match else ""
+
+
+def is_remote(place: str) -> bool:
+    """Whether a path or URL of a catalog is anything but a file of this machine."""
+    return scheme_of(place) not in ("", "file")
+
+
+def local_path(place: str) -> Path:
+    """The path of a local file, from a path or a ``file:`` URL."""
+    return Path(unquote(urlsplit(place).path)) if scheme_of(place) == "file" else Path(place)
+
+
+def _refuse_odd_characters(href: str) -> None:
+    if not href or len(href) > _LONGEST:
+        raise _refused(f"an href of {len(href)} characters is none", href[:80])
+    if not href.isprintable() or "<" in href or ">" in href:
+        raise _refused("an href has characters that no address has", href)
+    if href != href.strip():
+        raise _refused("an href begins or ends with a space", href)
+
+
+def _checked_path(href: str) -> str:
+    if scheme_of(href) == "file" and urlsplit(href).netloc not in ("", "localhost"):
+        raise _refused("a file: URL names another machine", href)
+    path = str(local_path(href))
+    if not path.isprintable() or not path.startswith("/"):
+        raise _refused("a local path is not absolute", href)
+    path = posixpath.normpath("/" + path.lstrip("/"))
+    if path.lower().startswith("/vsi") or path.lower().endswith(".vrt"):
+        raise _refused("a virtual file can name any other", href)
+    return path
+
+
+def _checked_object(href: str) -> str:
+    scheme, rest = href.split(":", 1)
+    bucket, _, key = rest.removeprefix("//").partition("/")
+    if not rest.startswith("//") or not _BUCKET.match(bucket) or not key:
+        raise _refused(f"{scheme}: needs a bucket and a key", href)
+    if "\\" in key or any(part in (".", "..") for part in key.split("/")):
+        raise _refused("a key climbs out of its folder", href)
+    if key.lower().endswith(".vrt"):
+        raise _refused("a virtual file can name any other", href)
+    return f"{scheme.lower()}://{bucket}/{key}"
+
+
+def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resolve: bool) -> str:
+    try:
+        parts = urlsplit(href)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise _refused(f"an href is no address: {error}", href) from error
+    if "@" in parts.netloc:
+        raise _refused("an href carries a user name", parts._replace(netloc="…").geturl())
+    if "\\" in href or not host:
+        raise _refused("an href is no address", href)
+    if parts.path.lower().endswith(".vrt"):
+        raise _refused("a virtual file can name any other", href)
+    host = host.rstrip(".")
+    if host not in {allowed.lower() for allowed in allow_hosts}:
+        found = _nearness_of(host, parts.scheme.lower(), resolve=resolve)
+        near = min(nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
+        if found > near:
+            raise _refused(
+                f"a {_said(near)} catalog names a {_said(found)} address",
+                href,
+                fix=f"if {host} is meant to be read, add it to the hosts that are allowed",
+            )
+    name = f"[{host}]" if ":" in host else host
+    return urlunsplit(
+        (
+            parts.scheme.lower(),
+            f"{name}:{port}" if port else name,
+            quote(parts.path, safe="/%:=&?~+!$,;'@()*[]"),
+            parts.query.replace(" ", "%20"),
+            "",
+        )
+    )
+
+
+def nearness_of_catalog(catalog: str) -> Nearness:
+    """How near a catalog is: a file is of this machine; a name that cannot be resolved is public."""
+    if not is_remote(catalog):
+        return Nearness.THIS_MACHINE
+    try:
+        parts = urlsplit(catalog)
+        return _nearness_of((parts.hostname or "").rstrip("."), parts.scheme.lower(), resolve=True)
+    except (ValueError, AssetError, ReadError):
+        return Nearness.PUBLIC
+
+
+def _nearness_of(host: str, scheme: str, *, resolve: bool) -> Nearness:
+    """The nearest of a host's addresses."""
+    written = _address(host)
+    if written is not None:
+        return _nearness(written)
+    if host == "localhost" or host.endswith(".localhost"):
+        return Nearness.THIS_MACHINE
+    if re.fullmatch(r"(0x[0-9a-f]*|\d+)", host.rsplit(".", 1)[-1]):
+        raise _refused("an address is written in disguise", host)  # http://2130706433/ is 127.0.0.1
+    if not resolve:
+        return Nearness.PUBLIC
+    addresses = _looked_up(host)
+    if addresses:
+        return max(_nearness(ipaddress.ip_address(address)) for address in addresses)
+    if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return Nearness.PUBLIC  # behind a proxy names are the proxy's to resolve, and to refuse
+    raise ReadError(f"the host {host} cannot be looked up", fix="check the network and the href", host=host)
+
+
+@lru_cache(maxsize=1024)
+def _looked_up(host: str) -> tuple[str, ...]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ()
+    return tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))
+
+
+def _address(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _nearness(address: Address) -> Nearness:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _carried(address)
+        if inner is not None:
+            return _nearness(inner)
+    if (
+        address in _CREDENTIAL_SERVICES
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    ):
+        return Nearness.NEVER
+    if address.is_loopback:
+        return Nearness.THIS_MACHINE
+    if address.is_global:
+        return Nearness.PUBLIC
+    return Nearness.NEVER if address.is_reserved else Nearness.PRIVATE
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address inside one that only carries it: mapped, 6to4, Teredo, NAT64."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    if address in ipaddress.ip_network("64:ff9b::/96"):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def _said(nearness: Nearness) -> str:
+    return {0: "public", 1: "private", 2: "local", 3: "forbidden"}[nearness.value]
+
+
+def _signs(name: str, *, azure: bool) -> bool:
+    return name in _SIGNATURES or name.startswith(("x-amz-", "x-goog-")) or (azure and name in _AZURE_SAS)
+
+
+def _refused(
+    why: str, href: str, *, fix: str = "leave the item out, or correct its href in the catalog"
+) -> AssetError:
+    return AssetError(f"href refused: {why}", fix=fix, href=unsigned(href)[:300])
+
+
+def resolve_href(href: str, *, base: str) -> str:
+    """The href as seen from the document that holds it: absolute.
+
+    Args:
+        href: as written.
+        base: path or URL of the document.
+
+    Raises:
+        CatalogError: a document from elsewhere names a file of this machine.
+    """
+    scheme = scheme_of(href)
+    if not is_remote(base):
+        if scheme:
+            return href
+        return href if href.startswith("/") else posixpath.normpath(posixpath.join(_folder(base), href))
+    if scheme == "file":
+        raise CatalogError("a remote catalog names a file of this machine", catalog=base, href=href)
+    if scheme:
+        return href
+    return _joined(base, href)
+
+
+def _folder(base: str) -> str:
+    return posixpath.dirname(str(local_path(base).absolute()))
+
+
+def _joined(base: str, href: str) -> str:
+    parts = urlsplit(base)
+    if href.startswith("//"):
+        return f"{parts.scheme}:{href}"
+    target, _, query = href.partition("?")
+    path = target if target.startswith("/") else posixpath.join(posixpath.dirname(parts.path) or "/", target)
+    path = posixpath.normpath(path) + ("/" if target.endswith("/") else "") if target else parts.path
+    return urlunsplit((parts.scheme, parts.netloc, path, query, ""))

@@ -1,0 +1,122 @@
+"""The Pool contract, and the one loop that drives any pool: tasks in, outcomes out as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.dispatch import Dispatch
+from cluster.retries import RetryPolicy, Verdict
+from mapper.errors import MapperError
+from mapper.map_tile import TileResult, TileTask
+
+LONGEST_WAIT_S = 1.0
+"""How long the loop sleeps at most: a stop is heard within this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """What a worker says of itself once its model is loaded."""
+
+    name: str
+    device: str
+    fingerprint: str
+    """Of the model as loaded; all workers of a run must give the same."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """One try of one task is over."""
+
+    worker: str
+    task: TileTask
+    result: TileResult | MapperError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A task is over for good."""
+
+    worker: str
+    task: TileTask
+    attempts: int
+    result: TileResult | None
+    """None where it was given up."""
+
+    error: MapperError | None = None
+
+
+class Pool(Protocol):
+    """Workers that each own one GPU and one loaded model."""
+
+    @property
+    def depth(self) -> int:
+        """Tasks one worker may hold: one on the GPU, the others being read ahead or written behind."""
+
+    def workers(self) -> Sequence[str]:
+        """Names of the workers that take tasks now."""
+
+    def facts(self) -> Sequence[WorkerFacts]:
+        """What each worker says of itself; waits until all have loaded."""
+
+    def start(self, worker: str, task: TileTask) -> None:
+        """Hand a task to a worker; returns at once."""
+
+    def finished(self, timeout_s: float) -> list[Finished]:
+        """The tries that are over; waits up to the timeout for the first. A lost worker is an error of its tasks."""
+
+    def close(self) -> None:
+        """Let go of all workers. What they hold is abandoned."""
+
+
+def outcomes(
+    pool: Pool,
+    tasks: Iterable[TileTask],
+    *,
+    policy: RetryPolicy | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[Outcome]:
+    """The outcome of every task, as they finish, in any order.
+
+    Once ``stopped`` says so no new task goes out, and the loop ends when those in hand are over.
+
+    Raises:
+        MapperError: a failure every tile would share (a wrong job, credentials); those in hand are abandoned.
+    """
+    dispatch = Dispatch(tasks, depth=pool.depth, policy=policy)
+    while True:
+        if stopped():
+            dispatch.stop_drawing()
+        while (chosen := dispatch.next_for(pool.workers(), now())) is not None:
+            pool.start(*chosen)
+        if dispatch.finished:
+            return
+        due_s = dispatch.seconds_until_due(now())
+        wait_s = LONGEST_WAIT_S if due_s is None else min(due_s, LONGEST_WAIT_S)
+        if dispatch.running == 0:
+            time.sleep(wait_s)
+            continue
+        for over in pool.finished(wait_s):
+            outcome = _outcome(dispatch, over, now())
+            if outcome is not None:
+                yield outcome
+
+
+def _outcome(dispatch: Dispatch, over: Finished, at: float) -> Outcome | None:
+    if isinstance(over.result, TileResult):
+        attempts = dispatch.succeeded(over.task)
+        if attempts is None:
+            return None
+        return Outcome(worker=over.worker, task=over.task, attempts=attempts, result=over.result)
+    attempts, verdict = dispatch.failed(over.task, over.result, at)
+    if verdict is Verdict.STOP:
+        raise over.result
+    if verdict is Verdict.QUARANTINE:
+        return Outcome(worker=over.worker, task=over.task, attempts=attempts, result=None, error=over.result)
+    return None

@@ -1,0 +1,72 @@
+"""One GPU, one loaded model, and the threads around it. The same in a Ray actor and in this process.
+
+    calling threads   read ─┐                    ┌─ write
+    (one a task)      read ─┤→ the model's one ──┤─ write       a tile is read while another is on the GPU
+                      read ─┘     thread         └─ write       and a third is being written
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.pool import WorkerFacts
+from mapper.errors import MapperError, ResourceError
+from mapper.map_tile import Setup, TileMapper, TileResult, TileTask
+
+DEPTH = 3
+"""Tasks a worker holds: one being read, one on the GPU, one being written."""
+
+
+class Worker:
+    """Maps tiles. ``run`` may be called from ``DEPTH`` threads at once."""
+
+    def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load) -> None:
+        """Load the model in the thread that will own it.
+
+        Raises:
+            MapperError: the model or the mosaic cannot be opened.
+        """
+        self._name = name
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-model")
+        self._mapper = self._model_thread.submit(load, setup).result()
+
+    def facts(self) -> WorkerFacts:
+        """What it is and where."""
+        segmenter = self._mapper.segmenter
+        return WorkerFacts(
+            name=self._name,
+            device=segmenter.device,
+            fingerprint=segmenter.fingerprint,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def run(self, task: TileTask) -> TileResult | MapperError:
+        """Map one tile. This is the task border: whatever goes wrong comes back as a value with its place."""
+        try:
+            view = self._mapper.read(task)
+            scores = self._model_thread.submit(self._mapper.segment, task, view).result()
+            return self._mapper.write(task, view, scores)
+        except MapperError as error:
+            error.where.setdefault("tile", task.name)
+            return error
+        except MemoryError as error:
+            return ResourceError(f"memory ran out: {error}", fix="lower grid.shard_px", tile=task.name)
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported here
+                return ResourceError("the GPU's memory ran out", fix="lower compute.batch", tile=task.name)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return MapperError(
+                f"a defect in resmap: {type(error).__name__}: {error}",
+                fix="please report it with this line",
+                tile=task.name,
+                at=f"{os.path.basename(where.filename)}:{where.lineno}",  # noqa: PTH119  # a frame's name, not a path to open
+            )
+
+    def close(self) -> None:
+        """Let the model's thread end."""
+        self._model_thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,242 @@
+"""The story of one tile: read, segment, keep the core, write."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from rasterio.features import rasterize
+from shapely.affinity import affine_transform
+from shapely.geometry.base import BaseGeometry
+
+from mapper.grid import BLOCK_PX, Grid, Lattice, PixelBox, Tile, Windows
+from mapper.imagery import PlacedItem, Valid, View
+from mapper.masks import ABSENT, PRESENT, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
+from mapper.mosaic import Mosaic, TileLayers, checksum
+from mapper.prompts import Prompt
+from mapper.read import RasterReader, Reader
+from mapper.segmenter import Segmenter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """Which model, whose weights, on what."""
+
+    name: str
+    weights: str | None = None
+    sha256: str | None = None
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a worker must know that is the same for every tile of a run."""
+
+    mosaic: str
+    model: ModelChoice
+    prompts: tuple[Prompt, ...]
+    """All prompts of the mosaic, in the order of its axis."""
+
+    bands: int
+    stretch: tuple[float, float] | None
+    composite: Literal["first", "median"]
+    overlap_px: int
+    blend: bool
+    batch: int
+    """Windows the model is given at once."""
+
+    areas: Mapping[str, BaseGeometry]
+    """Grid name → the area asked for, in that grid's CRS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileTask:
+    """One tile of one run: a message of a few hundred bytes."""
+
+    id: int
+    """Row in the run's table of tiles."""
+
+    grid: Grid
+    tile: Tile
+    time: int
+    """Position on the mosaic's time axis."""
+
+    items: tuple[PlacedItem, ...]
+    """Those that may show any of it, in the order in which they are laid."""
+
+    prompts: tuple[int, ...]
+    """Positions on the mosaic's prompt axis that are still to be written."""
+
+    clipped: bool
+    """Whether the area's outline crosses the tile."""
+
+    write_source: bool = True
+
+    @property
+    def name(self) -> str:
+        """Zone, tile and time step, as people say it in logs."""
+        return f"{self.grid.name or '0'}/{self.tile.name}/t{self.time}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileResult:
+    """What became of one tile."""
+
+    id: int
+    nodata: bool
+    """Whether not one pixel of it was seen."""
+
+    checksums: tuple[tuple[int, int], ...]
+    """Prompt position and CRC-32 of its mask and score."""
+
+    asked_px: int
+    seen_px: int
+    present_px: tuple[int, ...]
+    """Pixels present, prompt by prompt as in the task."""
+
+    windows: int
+    read_bytes: int
+    written_bytes: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage → seconds: read, infer, write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileView:
+    """What was read for one tile."""
+
+    frame: PixelBox
+    view: View
+    asked: Valid
+    """``(y, x)`` over the core: inside the area."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileScores:
+    """What the model said of one tile."""
+
+    score: Stored
+    windows: int
+    seconds: float
+
+
+class TileMapper:
+    """A loaded model, a reader and a mosaic: maps one tile after another.
+
+    The three acts may run in threads of their own, as long as ``segment`` always runs in the same one.
+    """
+
+    def __init__(self, setup: Setup, *, segmenter: Segmenter, reader: Reader, mosaic: Mosaic) -> None:
+        self.segmenter = segmenter
+        self._setup = setup
+        self._reader = reader
+        self._mosaic = mosaic
+        self._windows = Windows(size_px=segmenter.window_px, overlap_px=setup.overlap_px)
+        self._texts: dict[tuple[int, ...], Any] = {}
+
+    @classmethod
+    def load(cls, setup: Setup) -> TileMapper:
+        """Load the model and open the mosaic that the setup names."""
+        from mapper import models
+
+        choice = setup.model
+        return cls(
+            setup,
+            segmenter=models.load(
+                choice.name, weights=choice.weights, sha256=choice.sha256, device=choice.device, precision=choice.precision
+            ),
+            reader=RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite),
+            mosaic=Mosaic.open(setup.mosaic),
+        )
+
+    def map_tile(self, task: TileTask) -> TileResult:
+        """Read, segment, keep the core, write. Running it twice leaves the same mosaic."""
+        view = self.read(task)
+        scores = self.segment(task, view)
+        return self.write(task, view, scores)
+
+    def read(self, task: TileTask) -> TileView:
+        """All that the windows of a tile look at; only the core where there is nothing to see."""
+        started = clock.perf_counter()
+        asked = asked_pixels(self._setup.areas.get(task.grid.name), task)
+        frame = self._windows.frame(task.tile.core) if task.items else task.tile.core
+        view = self._reader.read(task.items, task.grid.lattice, frame)
+        return TileView(frame=frame, view=view, asked=asked, seconds=clock.perf_counter() - started)
+
+    def segment(self, task: TileTask, seen: TileView) -> TileScores:
+        """The stored score of the core, for each prompt of the task."""
+        started = clock.perf_counter()
+        core = task.tile.core
+        valid = seen.view.valid[core.within(seen.frame)]
+        needed = valid & seen.asked
+        blend = Blend(core, self._windows, len(task.prompts), feather=self._setup.blend)
+        windows = needed_windows(self._windows.touching(core), core, needed)
+        if windows:
+            text = self._text(task.prompts)
+        for first in range(0, len(windows), self._setup.batch):
+            batch = windows[first : first + self._setup.batch]
+            pixels = np.stack([seen.view.pixels[:, *window.within(seen.frame)] for window in batch])
+            for window, logits in zip(batch, self.segmenter.logits(pixels, text), strict=True):
+                blend.add(window, logits)
+        score = to_score(blend.logits(needed), valid=valid, asked=seen.asked)
+        return TileScores(score=score, windows=len(windows), seconds=clock.perf_counter() - started)
+
+    def write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
+        """Put the tile's shards and say what was put."""
+        started = clock.perf_counter()
+        mask = to_mask(scores.score, [self._setup.prompts[position].threshold for position in task.prompts])
+        here = task.tile.core.within(seen.frame)
+        source = np.where(seen.asked, seen.view.source[here], np.uint32(0xFFFFFFFF)) if task.write_source else None
+        layers = TileLayers(mask=mask, score=scores.score, source=source, prompts=task.prompts)
+        written = self._mosaic.write(task.grid, task.tile, task.time, layers)
+        observed = mask[0] < UNOBSERVED if len(mask) else np.zeros(seen.asked.shape, np.bool_)
+        return TileResult(
+            id=task.id,
+            nodata=not observed.any(),
+            checksums=tuple(
+                (prompt, checksum(mask[position], scores.score[position])) for position, prompt in enumerate(task.prompts)
+            ),
+            asked_px=int(seen.asked.sum()),
+            seen_px=int(observed.sum()),
+            present_px=tuple(int((layer == PRESENT).sum()) for layer in mask),
+            windows=scores.windows,
+            read_bytes=seen.view.pixels.nbytes,
+            written_bytes=written,
+            seconds={"read": seen.seconds, "infer": scores.seconds, "write": clock.perf_counter() - started},
+        )
+
+    def _text(self, prompts: tuple[int, ...]) -> Any:
+        """The encoding of these prompts: made at the first tile that asks, then kept for the run."""
+        if prompts not in self._texts:
+            self._texts[prompts] = self.segmenter.encode_text([self._setup.prompts[p].expression for p in prompts])
+        return self._texts[prompts]
+
+
+def asked_pixels(area: BaseGeometry | None, task: TileTask) -> Valid:
+    """``(y, x)`` over the core: True where the pixel's centre lies in the area."""
+    core = task.tile.core
+    if not task.clipped or area is None:
+        return np.ones(core.shape, np.bool_)
+    asked = np.zeros(core.shape, np.bool_)
+    for cell in core.cells(BLOCK_PX):
+        part = cell.intersection(core)
+        asked[part.within(core)] = outline(area, task.grid.lattice, cell)[part.within(cell)]
+    return asked
+
+
+def outline(area: BaseGeometry, lattice: Lattice, cell: PixelBox) -> Valid:
+    """``(y, x)`` over a lattice cell: True where the pixel's centre lies in an area of the lattice's CRS."""
+    to_pixel = ~lattice.transform(cell)
+    shape = affine_transform(
+        area, [to_pixel.a, to_pixel.b, to_pixel.d, to_pixel.e, to_pixel.c, to_pixel.f]
+    )
+    burnt = rasterize([(shape, PRESENT)], out_shape=cell.shape, fill=ABSENT, dtype=np.uint8)
+    return np.asarray(burnt == PRESENT)
+
+

@@ -1,0 +1,95 @@
+"""Logits of overlapping windows → score and mask, with the four values kept apart.
+
+    value    mask            score
+    0..1     absent, present
+    0..250                   250 · probability, rounded
+    254      unobserved      unobserved        imagery was looked for and the ground was not seen
+    255      unmapped        unmapped          never looked: outside the area, or not done yet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapper.errors import GridError
+from mapper.grid import PixelBox, Windows
+from mapper.imagery import Valid
+from mapper.segmenter import Logits
+
+ABSENT, PRESENT, UNOBSERVED, UNMAPPED = 0, 1, 254, 255
+SCORE_ONE = 250
+"""The stored score that means probability 1."""
+
+Stored: TypeAlias = NDArray[np.uint8]
+"""``(prompt, y, x)`` in the values above."""
+
+
+class Blend:
+    """Logits of a core, gathered from windows as they come.
+
+    Windows are weighted by a ramp that falls to the edge of the overlap, so where two meet neither ends in a
+    line. Every pixel is summed in the lattice's order of windows, in float32: the same windows give the same
+    bits whatever core asked for them.
+
+    Weighting: linear feathering, as in R. Szeliski, "Image Alignment and Stitching" (2006), section 6.2.
+    """
+
+    def __init__(self, core: PixelBox, windows: Windows, prompts: int, *, feather: bool = True) -> None:
+        self._core = core
+        self._ramp = _ramp(windows, feather=feather)
+        self._sum = np.zeros((prompts, *core.shape), np.float32)
+        self._weight = np.zeros(core.shape, np.float32)
+
+    def add(self, window: PixelBox, logits: Logits) -> None:
+        """Put float32 ``(prompt, y, x)`` of one window in; call in the order of ``Windows.touching``."""
+        part = window.intersection(self._core)
+        there, here = part.within(self._core), part.within(window)
+        weight = self._ramp[here[0], None] * self._ramp[None, here[1]]
+        self._sum[:, *there] += weight * logits[:, *here]
+        self._weight[there] += weight
+
+    def logits(self, needed: Valid) -> Logits:
+        """float32 ``(prompt, y, x)`` of the core; 0 where no window came.
+
+        Raises:
+            GridError: a needed pixel lies under no window: a window was left out that should not have been.
+        """
+        if (self._weight[needed] == 0).any():
+            raise GridError("a pixel that was asked for lies under no window", core=self._core)
+        return self._sum / np.where(self._weight == 0, 1, self._weight)
+
+
+def _ramp(windows: Windows, *, feather: bool) -> NDArray[np.float32]:
+    """Weight along one axis of a window: rises over the overlap, flat, falls; never 0 if feathered."""
+    place = np.arange(windows.size_px, dtype=np.float32) + np.float32(0.5)
+    edge = np.minimum(place, np.float32(windows.size_px) - place)
+    if not feather:
+        return (edge > windows.overlap_px / 2).astype(np.float32)
+    return np.minimum(edge / np.float32(max(1, windows.overlap_px)), np.float32(1))
+
+
+def needed_windows(windows: Iterable[PixelBox], core: PixelBox, needed: Valid) -> list[PixelBox]:
+    """The windows that share a needed pixel with the core, in the order given."""
+    return [window for window in windows if needed[window.intersection(core).within(core)].any()]
+
+
+def to_score(logits: Logits, *, valid: Valid, asked: Valid) -> Stored:
+    """Stored score of float32 logits ``(prompt, y, x)``; gaps where not valid, or not asked."""
+    probability = 1 / (1 + np.exp(-logits))
+    score = np.rint(probability * SCORE_ONE).astype(np.uint8)
+    score[:, ~valid] = UNOBSERVED
+    score[:, ~asked] = UNMAPPED
+    return score
+
+
+def to_mask(score: Stored, thresholds: Sequence[float]) -> Stored:
+    """Stored mask of a stored score: present where the score reaches the prompt's threshold.
+
+    From the stored score and not from the logits, so that whoever thresholds the score again gets this mask.
+    """
+    floor = np.array([round(threshold * SCORE_ONE) for threshold in thresholds], np.uint8)[:, None, None]
+    return np.where(score > SCORE_ONE, score, (score >= floor).astype(np.uint8))

@@ -1,0 +1,363 @@
+"""Items and a box of lattice pixels → pixels, valid mask and source.
+
+A raster that lies on the lattice is read by windows, untouched. Any other is warped, in lattice cells of
+``BLOCK_PX`` and never tile by tile: a warp's arithmetic depends on the extent it is asked for, and a pixel's
+value must not.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.warp import reproject, transform_bounds
+from rasterio.windows import Window
+
+from mapper.composite import Layer, first_valid, median
+from mapper.errors import AssetError, CredentialsError, ReadError, SpecError
+from mapper.grid import BLOCK_PX, Lattice, PixelBox
+from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Valid, View
+
+Raw: TypeAlias = NDArray[Any]
+"""``(band, y, x)`` in the file's own dtype and values."""
+
+DRIVERS = ["GTiff", "JPEG", "PNG", "JP2OpenJPEG"]
+"""The only GDAL drivers a stranger's file may be opened with: none of them follows a reference to another file."""
+
+GDAL_OPTIONS: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # one listing of a bucket costs more than the read
+    "GDAL_PAM_ENABLED": "NO",  # a sidecar may say anything; the file and its catalog are enough
+    "GDAL_CACHEMAX": 256,  # MB. The default is 5 % of the machine's memory, in every process
+    "GDAL_NUM_THREADS": 1,  # reading threads decode in parallel already
+    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIPLEX": "YES",
+    "GDAL_HTTP_CONNECTTIMEOUT": 10,
+    "GDAL_HTTP_TIMEOUT": 60,
+    "GDAL_HTTP_MAX_RETRY": 3,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,
+    "GDAL_HTTP_NETRC": "NO",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "VSI_CACHE": "TRUE",
+}
+
+OPEN_FILES = 16
+"""Datasets one thread keeps open."""
+
+LARGEST_BLOCK_PX = 64 * 1024 * 1024
+"""Pixels in one block of a file; a block is decoded whole, so a larger one is a bomb or a mistake."""
+
+
+class Reader(Protocol):
+    """Gives the view of a box of lattice pixels."""
+
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
+        """What the items, in this order, show of the frame."""
+
+
+class RasterReader:
+    """Reads rasters with GDAL. One may serve many threads; each keeps its own datasets open."""
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        stretch: tuple[float, float] | None = None,
+        composite: Literal["first", "median"] = "first",
+    ) -> None:
+        """A reader of this many bands.
+
+        Args:
+            bands: how many each item has.
+            stretch: the physical values that become 0 and 255; None leaves uint8 as it is and refuses the rest.
+            composite: ``first`` takes the first item that saw a pixel, in the order given.
+        """
+        self._bands = bands
+        self._stretch = stretch
+        self._composite = composite
+        self._open = _OpenFiles()
+
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
+        """What the items, in this order, show of the frame.
+
+        Raises:
+            AssetError: a file is bad, or not what its catalog says.
+            ReadError: a file did not arrive.
+            CredentialsError: a store refused us.
+        """
+        with rasterio.Env(**GDAL_OPTIONS):
+            layers = self._layers(items, lattice, frame)
+            if self._composite == "median":
+                return median(list(layers), bands=self._bands, shape=frame.shape)
+            return first_valid(layers, bands=self._bands, shape=frame.shape)
+
+    def _layers(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> Iterator[Layer]:
+        for placed in items:
+            box = placed.extent.intersection(frame)
+            if box.empty:
+                continue
+            pixels = np.zeros((self._bands, *frame.shape), np.uint8)
+            valid = np.zeros(frame.shape, np.bool_)
+            there = box.within(frame)
+            pixels[:, *there], valid[there] = self._item(placed, lattice, box)
+            yield Layer(pixels=pixels, valid=valid, index=placed.item.index)
+
+    def _item(self, placed: PlacedItem, lattice: Lattice, box: PixelBox) -> tuple[NDArray[np.uint8], Valid]:
+        item = placed.item
+        pixels = np.zeros((self._bands, *box.shape), np.uint8)
+        valid = np.ones(box.shape, np.bool_)
+        for asset, positions in _by_asset(item.bands):
+            wanted = [item.bands[position] for position in positions]
+            raw, seen = self._asset(asset, wanted, lattice, box, Resampling.bilinear, item.id)
+            valid &= seen
+            for position, band, values in zip(positions, wanted, raw, strict=True):
+                pixels[position] = _to_uint8(values, band, self._stretch, item.id)
+        if item.cloud is not None:
+            valid &= ~self._hidden(item.cloud, lattice, box, item.id)
+        pixels[:, ~valid] = 0
+        return pixels, valid
+
+    def _hidden(self, cloud: CloudMask, lattice: Lattice, box: PixelBox, item_id: str) -> Valid:
+        raw, seen = self._asset(cloud.band.asset, [cloud.band], lattice, box, Resampling.nearest, item_id)
+        hidden = np.isin(raw[0], list(cloud.values)) if cloud.values else np.zeros(box.shape, np.bool_)
+        if cloud.bits:
+            hidden |= (raw[0].astype(np.int64) & cloud.bits) != 0
+        return hidden & seen
+
+    def _asset(
+        self,
+        asset: Asset,
+        bands: Sequence[Band],
+        lattice: Lattice,
+        box: PixelBox,
+        resampling: Resampling,
+        item_id: str,
+    ) -> tuple[Raw, Valid]:
+        """Stored values ``(band, y, x)`` of the box, and where they are real."""
+        try:
+            raster = self._open.get(asset)
+            for band in bands:
+                if not 1 <= band.index <= raster.count:
+                    raise AssetError(
+                        f"band {band.index} was asked of a file that has {raster.count}",
+                        fix="correct imagery.bands in the job file",
+                    )
+            offset = lattice.offset_of(raster.transform) if _same_crs(raster.crs, lattice.crs) else None
+            if offset is not None:
+                return _read_aligned(raster, bands, offset, box)
+            return _read_warped(raster, bands, lattice, box, resampling)
+        except AssetError as error:
+            error.where |= {"item": item_id, "asset": asset.href}
+            raise
+        except rasterio.errors.RasterioError as error:
+            self._open.forget(asset)
+            raise _read_failure(error, asset, item_id) from error
+        except (rasterio.errors.CRSError, ValueError) as error:
+            raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=asset.href) from error
+
+
+class _Raster:
+    """An open dataset with its place settled: the file's own word where it has one, else the catalog's."""
+
+    def __init__(self, dataset: Any, asset: Asset) -> None:
+        self.dataset = dataset
+        self.count: int = dataset.count
+        self.shape: tuple[int, int] = dataset.shape
+        placement = asset.placement
+        if dataset.crs is not None and not dataset.transform.is_identity:
+            self.crs: Any = dataset.crs
+            self.transform: Affine = dataset.transform
+        elif placement is not None and placement.shape == dataset.shape:
+            self.crs = rasterio.crs.CRS.from_user_input(placement.crs)
+            self.transform = placement.transform
+        else:
+            raise AssetError("the file does not say where on Earth it lies, and nor does its catalog")
+        height, width = max(dataset.block_shapes, key=lambda block: block[0] * block[1])
+        if height * width > LARGEST_BLOCK_PX:
+            raise AssetError(f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF")
+        flags = {flag for band in dataset.mask_flag_enums for flag in band}
+        self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+
+    def read(self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None) -> tuple[Raw, Valid]:
+        """Stored values of a window inside the file, and where they are real.
+
+        A pixel is unseen where the file's mask or alpha says so, or else where all bands asked of this file hold
+        the nodata value: one black band is a dark roof, all of them are the edge of the scene.
+        """
+        shape = None if out_shape is None else (len(bands), *out_shape)
+        sampling = Resampling.nearest if out_shape is None else Resampling.average
+        raw = self.dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
+        if self.has_mask:
+            mask = self.dataset.dataset_mask(window=window, out_shape=out_shape)
+            return raw, mask != 0
+        valid = np.zeros(raw.shape[1:], np.bool_)
+        for values, band in zip(raw, bands, strict=True):
+            nodata = self.dataset.nodatavals[band.index - 1]
+            nodata = band.nodata if nodata is None else nodata
+            if nodata is None:
+                valid[:] = True
+            elif math.isnan(nodata):
+                valid |= ~np.isnan(values)
+            else:
+                valid |= values != nodata
+        if np.issubdtype(raw.dtype, np.floating):
+            valid &= np.isfinite(raw).all(axis=0)
+        return raw, valid
+
+
+class _OpenFiles(threading.local):
+    """The datasets this thread has open, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self._rasters: OrderedDict[str, _Raster] = OrderedDict()
+
+    def get(self, asset: Asset) -> _Raster:
+        raster = self._rasters.get(asset.href)
+        if raster is None:
+            raster = _Raster(rasterio.open(gdal_path(asset.href), driver=DRIVERS, sharing=False), asset)
+            self._rasters[asset.href] = raster
+            if len(self._rasters) > OPEN_FILES:
+                self._rasters.popitem(last=False)[1].dataset.close()
+        self._rasters.move_to_end(asset.href)
+        return raster
+
+    def forget(self, asset: Asset) -> None:
+        raster = self._rasters.pop(asset.href, None)
+        if raster is not None:
+            raster.dataset.close()
+
+
+def gdal_path(href: str) -> str:
+    """GDAL's name for an href: ``/vsicurl/``, ``/vsis3/`` and the like, or the path of a local file."""
+    scheme, separator, rest = href.partition("://")
+    if not separator:
+        return href
+    try:
+        prefix = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/",
+                  "az": "/vsiaz/", "abfs": "/vsiaz/", "file": ""}[scheme]  # fmt: skip
+    except KeyError:
+        raise AssetError(f"{scheme}:// is no place imagery is read from", asset=href) from None
+    return prefix + rest
+
+
+def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
+    """Positions of the bands, gathered by the file they are in: one read a file."""
+    groups: dict[str, tuple[Asset, list[int]]] = {}
+    for position, band in enumerate(bands):
+        groups.setdefault(band.asset.href, (band.asset, []))[1].append(position)
+    return list(groups.values())
+
+
+def _read_aligned(raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
+    """The box of a raster whose upper left pixel is lattice pixel ``offset``; unseen where it has none."""
+    rows, columns = raster.shape
+    inside = box.intersection(PixelBox(offset[0], offset[1], offset[0] + rows, offset[1] + columns))
+    raw = np.zeros((len(bands), *box.shape), raster.dataset.dtypes[bands[0].index - 1])
+    valid = np.zeros(box.shape, np.bool_)
+    if not inside.empty:
+        window = Window(inside.left - offset[1], inside.top - offset[0], inside.width, inside.height)
+        there = inside.within(box)
+        raw[:, *there], valid[there] = raster.read(bands, window)
+    return raw, valid
+
+
+def _read_warped(
+    raster: _Raster, bands: Sequence[Band], lattice: Lattice, box: PixelBox, resampling: Resampling
+) -> tuple[Raw, Valid]:
+    """The box, warped cell by cell."""
+    raw = np.zeros((len(bands), *box.shape), raster.dataset.dtypes[bands[0].index - 1])
+    valid = np.zeros(box.shape, np.bool_)
+    for cell in box.cells(BLOCK_PX):
+        part = cell.intersection(box)
+        warped = _warp_cell(raster, bands, lattice, cell, resampling)
+        if warped is not None:
+            there, here = part.within(box), part.within(cell)
+            raw[:, *there], valid[there] = warped[0][:, *here], warped[1][here]
+    return raw, valid
+
+
+def _warp_cell(
+    raster: _Raster, bands: Sequence[Band], lattice: Lattice, cell: PixelBox, resampling: Resampling
+) -> tuple[Raw, Valid] | None:
+    """One lattice cell of a raster in another place, or None where they do not meet.
+
+    Imagery finer than the lattice is averaged down by a power of two first (overviews serve that), so that a
+    coarse map of fine imagery is not a sample of single pixels.
+    """
+    bounds = transform_bounds(lattice.crs, raster.crs, *lattice.bounds(cell), densify_pts=21)
+    to_pixel = ~raster.transform
+    corners = [to_pixel * (x, y) for x in bounds[::2] for y in bounds[1::2]]
+    columns, rows = [c for c, _ in corners], [r for _, r in corners]
+    finer = min(max(columns) - min(columns), max(rows) - min(rows)) / BLOCK_PX
+    step = 1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
+    margin = 2 * step  # a bilinear kernel reaches one pixel further on each side
+    source = PixelBox(
+        math.floor(min(rows)) - margin, math.floor(min(columns)) - margin,
+        math.ceil(max(rows)) + margin, math.ceil(max(columns)) + margin,
+    ).snapped(step).intersection(PixelBox(0, 0, *raster.shape))  # fmt: skip
+    if source.empty:
+        return None
+    out_shape = (math.ceil(source.height / step), math.ceil(source.width / step))
+    window = Window(source.left, source.top, source.width, source.height)
+    raw, seen = raster.read(bands, window, None if step == 1 else out_shape)
+    scale = Affine.scale(source.width / out_shape[1], source.height / out_shape[0])
+    # The valid mask travels as an alpha band: the warper weighs pixels by it, so no nodata bleeds into the edge.
+    work = raw.dtype if raw.dtype in (np.uint8, np.uint16, np.int16, np.float32) else np.dtype(np.float32)
+    top = np.iinfo(work).max if np.issubdtype(work, np.integer) else 1
+    stack = np.concatenate([raw.astype(work), np.where(seen, top, 0).astype(work)[None]])
+    warped = np.zeros((len(stack), *cell.shape), work)
+    reproject(
+        stack,
+        warped,
+        src_transform=raster.transform * Affine.translation(source.left, source.top) * scale,
+        src_crs=raster.crs,
+        dst_transform=lattice.transform(cell),
+        dst_crs=lattice.crs,
+        resampling=resampling,
+        src_alpha=len(stack),
+        dst_alpha=len(stack),
+        tolerance=0.0,  # exact: the approximation's error would depend on the cell
+        num_threads=1,
+    )
+    return warped[:-1].astype(raw.dtype), warped[-1] > top / 2
+
+
+def _to_uint8(values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str) -> NDArray[np.uint8]:
+    if stretch is None:
+        if values.dtype != np.uint8:
+            raise SpecError(
+                f"band {band.name or band.index} holds {values.dtype}, and the model wants 0 to 255",
+                fix="say which range to map there, as in imagery.scale: {from: [0, 3000]}",
+                item=item_id,
+            )
+        return values
+    low, high = stretch
+    gain = 255 * band.scale / (high - low)
+    shift = 255 * (band.offset - low) / (high - low)
+    scaled = values.astype(np.float32) * np.float32(gain) + np.float32(shift)
+    return np.rint(np.clip(np.nan_to_num(scaled), 0, 255)).astype(np.uint8)
+
+
+def _same_crs(one: Any, other: str) -> bool:
+    return bool(one == rasterio.crs.CRS.from_user_input(other))
+
+
+def _read_failure(error: Exception, asset: Asset, item_id: str) -> Exception:
+    """What a failed read means: come back later, log in, or give the file up."""
+    said = " ".join(str(cause) for cause in (error, error.__cause__) if cause is not None)
+    where = {"item": item_id, "asset": asset.href}
+    if "HTTP response code: 401" in said or "HTTP response code: 403" in said or "AccessDenied" in said:
+        return CredentialsError("the store refused to give the file", fix="log in, or check who may read it", **where)
+    remote = gdal_path(asset.href).startswith("/vsi")
+    gone = "HTTP response code: 404" in said or "does not exist" in said or "No such file" in said
+    if remote and not gone and "not recognized" not in said:
+        return ReadError(f"the file did not arrive: {said}", fix="the tile is tried again", **where)
+    return AssetError(f"the file cannot be read: {said}", fix="leave the item out, or mend the file", **where)

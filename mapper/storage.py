@@ -1,0 +1,92 @@
+"""A URL → somewhere to put things: a Zarr store, or a folder of small files.
+
+Local paths, and every scheme fsspec knows (``s3://``, ``gs://``, ``az://``, ``memory://``). Credentials come
+the way the store's own tools find them; nothing of them passes through here.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zarr.storage import FsspecStore, LocalStore
+
+from mapper.errors import MosaicError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+def is_local(url: str) -> bool:
+    """Whether it is a path of this machine."""
+    return "://" not in url or url.startswith("file://")
+
+
+def open_store(url: str, *, mode: Literal["r", "r+", "w"]) -> LocalStore | FsspecStore:
+    """The Zarr store at a path or URL. Nothing is made or looked at yet."""
+    read_only = mode == "r"
+    if is_local(url):
+        return LocalStore(url.removeprefix("file://"), read_only=read_only)
+    try:
+        return FsspecStore.from_url(url, read_only=read_only)
+    except (ValueError, ImportError) as error:
+        raise MosaicError(f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url) from error
+
+
+class Folder:
+    """A folder of small files, on this machine or in a bucket; every write is whole or absent."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._fs: AbstractFileSystem
+        self._fs, self._path = fsspec.core.url_to_fs(self.url)
+
+    def child(self, name: str) -> Folder:
+        """A folder in it."""
+        return Folder(f"{self.url}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """A file of it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        content: Any = self._fs.cat_file(posixpath.join(self._path, name))
+        return bytes(content)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file, in place of one of the same name."""
+        path = posixpath.join(self._path, name)
+        if is_local(self.url):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        else:
+            self._fs.pipe_file(path, content)
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Names of its files, in order; none where there is no folder."""
+        self._fs.invalidate_cache(self._path)
+        found = self._fs.glob(posixpath.join(self._path, pattern))
+        return sorted(posixpath.relpath(path, self._path) for path in found)
+
+    def exists(self, name: str) -> bool:
+        """Whether it has this file."""
+        return bool(self._fs.exists(posixpath.join(self._path, name)))
+
+    def remove(self, name: str) -> None:
+        """Take a file away; nothing happens where there is none."""
+        try:
+            self._fs.rm_file(posixpath.join(self._path, name))
+        except FileNotFoundError:
+            return
