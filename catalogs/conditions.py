@@ -44,7 +44,7 @@ class Interval:
 
 
 def interval_of(text: str) -> Interval:
-    """The interval that a job's ``datetime`` means: ``2020``, ``2020-06/2020-08-15``, ``../2021`` and the like.
+    """What a job's ``datetime`` means: ``2020``, ``2020-06/2020-08-15``, ``../2021`` and the like.
 
     A year, month or day means all of it; an instant with no zone is UTC.
 
@@ -113,8 +113,6 @@ class Filter:
                 fix='write it as in "eo:cloud_cover < 20"',
                 filter=text,
             ) from error
-        if not isinstance(expression.to_json(), bool | dict) or "property" in expression.to_json():
-            raise SpecError("filter is neither true nor false", fix="compare it with something", filter=text)
         return cls(text=text, expression=expression)
 
     @property
@@ -123,7 +121,7 @@ class Filter:
         return frozenset(_named(self.expression.to_json()))
 
     def keep(self, docs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The items it is true of. A property that an item lacks is unknown, and what hangs on it is not true.
+        """The items it is true of. What an item does not say is unknown, and what hangs on it is not true.
 
         Raises:
             SpecError: no item has a property it names, or it cannot be decided.
@@ -145,8 +143,15 @@ class Filter:
                 item=doc.get("id"),
             ) from error
 
+    def denies(self, doc: dict[str, Any]) -> bool:
+        """Whether it is plainly false of an item: not where it cannot be decided."""
+        try:
+            return not self.expression.matches(_for_cql2(doc))
+        except Exception:  # cql2 raises bare Exception for all it cannot decide
+            return False
+
     def _check_names(self, docs: Sequence[dict[str, Any]]) -> None:
-        for name in sorted(self.properties):
+        for name in sorted(_named(self.expression.to_json(), under_null_tests=False)):
             if docs and all(_lookup(doc, name) is None for doc in docs):
                 known = sorted({key for doc in docs for key in doc.get("properties") or {}})
                 raise SpecError(
@@ -158,20 +163,22 @@ class Filter:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy that names the nearest known words; empty where none is near."""
-    choices = {choice.lower(): choice for choice in known}
+    choices = {choice.lower(): choice for choice in reversed(list(known))}
     near = difflib.get_close_matches(word.lower(), list(choices), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(choices[choice]) for choice in near)}?" if near else ""
 
 
-def _named(node: object) -> Iterable[str]:
+def _named(node: object, *, under_null_tests: bool = True) -> Iterable[str]:
+    """The properties an expression names; those it only asks the absence of where wanted."""
     if isinstance(node, dict):
         if isinstance(node.get("property"), str):
             yield node["property"]
-        for child in node.get("args", []) if "op" in node else node.values():
-            yield from _named(child)
+        if node.get("op") != "isNull" or under_null_tests:
+            for child in node.values():
+                yield from _named(child, under_null_tests=under_null_tests)
     elif isinstance(node, list):
         for child in node:
-            yield from _named(child)
+            yield from _named(child, under_null_tests=under_null_tests)
 
 
 def _lookup(doc: Mapping[str, Any], name: str) -> object:

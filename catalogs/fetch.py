@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests  # type: ignore[import-untyped]  # ships no types; comes with pystac-client
+import requests
 
 from catalogs.hrefs import is_remote, local_path, scheme_of, unsigned
 from mapper.errors import CatalogError, CredentialsError, MapperError, SpecError
@@ -45,7 +45,7 @@ class Fetch:
         self,
         place: str,
         *,
-        body: object = None,
+        body: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> bytes:
@@ -55,7 +55,7 @@ class Fetch:
             SpecError: a local file is not there, or the place is of no kind that is read.
             CredentialsError: we are refused.
             MissingError: the server has no such thing.
-            CatalogError: unreachable, too slow, too large, or an answer of another status, after all attempts.
+            CatalogError: unreachable, too slow, too large, or another status, after all attempts.
         """
         limit = limit or self.page_limit_bytes
         if not is_remote(place):
@@ -95,7 +95,7 @@ class Fetch:
         raise trouble
 
     def json(
-        self, place: str, *, body: object = None, headers: Mapping[str, str] | None = None
+        self, place: str, *, body: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """The JSON object of a file or answer.
 
@@ -104,7 +104,9 @@ class Fetch:
         """
         return parse_json(self.read(place, body=body, headers=headers), place)
 
-    def _answer(self, place: str, body: object, headers: Mapping[str, str] | None) -> requests.Response:
+    def _answer(
+        self, place: str, body: dict[str, Any] | None, headers: Mapping[str, str] | None
+    ) -> requests.Response:
         return self.session.request(
             "GET" if body is None else "POST",
             place,

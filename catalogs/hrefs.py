@@ -41,14 +41,10 @@ _CREDENTIAL_SERVICES = frozenset(
 )
 """Of AWS over IPv6, Alibaba, Oracle and Azure. All the others are link-local, which is refused whole."""
 
-_SIGNATURES = frozenset(
-    ["awsaccesskeyid", "signature", "expires", "policy", "key-pair-id", "googleaccessid", "sig"]
-    + ["token", "access_token", "api_key", "apikey", "key"]
-)
-_AZURE_SAS = frozenset(
-    ["sv", "ss", "srt", "sr", "se", "st", "sp", "spr", "sip", "si"]
-    + ["skoid", "sktid", "skt", "ske", "sks", "skv", "sdd", "ses"]
-)
+_SIGNATURES = {"awsaccesskeyid", "signature", "expires", "policy", "key-pair-id", "googleaccessid", "sig"}
+_SIGNATURES |= {"token", "access_token", "api_key", "apikey", "key"}
+_AZURE_SAS = {"sv", "ss", "srt", "sr", "se", "st", "sp", "spr", "sip", "si", "sdd", "ses"}
+_AZURE_SAS |= {"skoid", "sktid", "skt", "ske", "sks", "skv"}
 """Signatures only beside a ``sig``: short as they are, elsewhere they mean other things."""
 
 

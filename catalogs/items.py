@@ -1,13 +1,358 @@
-"""STAC JSON → Item: the one place where a stranger's document becomes our value."""
+"""STAC JSON → Item: the one place where a stranger's document becomes our value.
+
+A job names bands, a document names assets, and a band is found by the first of these that fits::
+
+    red            an asset of that key                                    red: B04.tif
+    image:1        an asset and the number of a band, from 1               image: naip.tif, band 1
+    image:nir      an asset and the name of a band                         image: naip.tif, band 4
+    red            the name or common name of a band of any asset          image: naip.tif, band 1
+
+Read are STAC 1.1 (``bands``) and 1.0 (``eo:bands`` beside ``raster:bands``). What the asset states goes
+before what the item states.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from mapper.imagery import Item
+import numpy as np
+import shapely
+from affine import Affine
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+from shapely.geometry import box, shape
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.conditions import date_of, did_you_mean
+from catalogs.hrefs import unsigned
+from catalogs.sensors import facts_for, is_picture, known_offset
+from mapper.errors import CatalogError, SpecError
+from mapper.imagery import Asset, Band, CloudMask, Item, Placement
+
+Json: TypeAlias = Mapping[str, Any]
+
+_NOT_IMAGERY = frozenset(("thumbnail", "overview", "metadata", "visual", "tiles"))
+"""Roles of assets that a band's name does not mean, where another asset has a band of that name."""
 
 
-def item_from_stac(doc: Mapping[str, Any], *, bands: Sequence[str], index: int = 0) -> Item:
-    """The item, with the bands asked for, in their order."""
-    raise NotImplementedError
+def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0) -> Item:
+    """The item, with the bands asked for, in their order.
+
+    Args:
+        doc: STAC item, asset hrefs absolute.
+        bands: references as above.
+        index: its row in the run's item table.
+
+    Raises:
+        SpecError: it has no such band; the message says which it has.
+        CatalogError: it is no STAC item: no id, no date, no place.
+    """
+    name = doc.get("id")
+    if not isinstance(name, str) or not name:
+        raise CatalogError("a STAC item has no id", item=str(name)[:80])
+    properties = _mapping(doc.get("properties"))
+    collection = str(doc.get("collection") or "")
+    return Item(
+        id=name,
+        collection=collection,
+        datetime=date_of(doc),
+        footprint=footprint_of(doc),
+        bands=tuple(_band(doc, reference) for reference in bands),
+        cloud=_cloud(doc, collection),
+        cloud_cover=_number(properties.get("eo:cloud_cover")),
+        index=index,
+    )
+
+
+def footprint_of(doc: Json) -> BaseGeometry:
+    """Where an item lies, longitude and latitude within ±180: its geometry, else its box.
+
+    One that crosses the antimeridian comes back as its parts on either side.
+
+    Raises:
+        CatalogError: it has neither, or they are no place on Earth.
+    """
+    try:
+        bounds = _bounds(doc.get("bbox"))
+        written = doc.get("geometry")
+        geometry = shape(written) if isinstance(written, Mapping) else None
+        if geometry is None or geometry.is_empty:
+            if bounds is None:
+                raise CatalogError("an item has no geometry and no bbox", item=doc.get("id"))
+            west, south, east, north = bounds
+            geometry = box(west, south, east + 360 if east < west else east, north)
+        elif bounds[2] < bounds[0] if bounds else _jumps(geometry):
+            geometry = _unwrapped(geometry)
+        geometry = _wrapped(shapely.force_2d(geometry))
+        geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
+    except (shapely.GEOSException, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CatalogError(f"an item's geometry is none: {str(error)[:120]}", item=doc.get("id")) from error
+    if geometry.is_empty or not all(map(math.isfinite, geometry.bounds)):
+        raise CatalogError("an item's geometry is no place on Earth", item=doc.get("id"))
+    return geometry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A band that a document describes."""
+
+    key: str
+    asset: Json
+    number: int
+    """From 1."""
+
+    facts: Json
+    """Its fields of STAC 1.1, or the same read from 1.0."""
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name") or "")
+
+    @property
+    def common_name(self) -> str:
+        return str(self.facts.get("eo:common_name") or self.facts.get("common_name") or "")
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Better ones first: imagery before pictures of it, one band a file, finer pixels."""
+        roles = {str(role).lower() for role in self.asset.get("roles") or ()}
+        picture = bool(roles & _NOT_IMAGERY) or is_picture(self.key)
+        many = len(_described(self.asset)) > 1
+        return picture, many, _number(self.facts.get("gsd") or self.asset.get("gsd")) or math.inf
+
+
+def _band(doc: Json, reference: str) -> Band:
+    assets = {str(key): asset for key, asset in _mapping(doc.get("assets")).items() if _is_file(asset)}
+    found = _by_asset(assets, reference) or _by_name(assets, reference, doc)
+    if found is None:
+        known = [*assets, *(name for band in _all(assets) for name in (band.common_name, band.name) if name)]
+        raise SpecError(
+            f"an item has no band {reference!r}; it has {', '.join(dict.fromkeys(known)) or 'no assets'}",
+            fix=did_you_mean(reference, known) or "set imagery.bands to some of these",
+            item=doc.get("id"),
+        )
+    properties = _mapping(doc.get("properties"))
+    levels = (found.facts, found.asset, properties)
+    scale, offset = _number(_first(levels, "raster:scale")), _number(_first(levels, "raster:offset"))
+    collection = str(doc.get("collection") or "")
+    band_name = found.name or found.key
+    if not is_picture(found.key):
+        offset = known_offset(collection, properties, band_name=band_name, scale=scale, offset=offset)
+    nodata = _number(_first(levels, "nodata"))
+    dtype = _first(levels, "data_type")
+    known_facts = facts_for(collection)
+    return Band(
+        asset=_asset(found.key, found.asset, properties),
+        index=found.number,
+        name=reference,
+        dtype=str(dtype) if dtype else None,
+        scale=scale or 1.0,
+        offset=offset or 0.0,
+        nodata=known_facts.nodata if nodata is None and known_facts else nodata,
+    )
+
+
+def _by_asset(assets: Mapping[str, Json], reference: str) -> _Found | None:
+    if reference in assets:
+        bands = _bands_of(reference, assets[reference])
+        if len(bands) > 1:
+            named = ", ".join(f"{reference}:{band.common_name or band.name or band.number}" for band in bands)
+            raise SpecError(f"asset {reference!r} has {len(bands)} bands", fix=f"name one of them: {named}")
+        return bands[0]
+    at = reference.rfind(":")
+    while at > 0:
+        key, which = reference[:at], reference[at + 1 :]
+        if key in assets:
+            bands = _bands_of(key, assets[key])
+            if which.isdecimal():
+                return _numbered(key, assets[key], bands, int(which))
+            return next((band for band in bands if which in (band.name, band.common_name)), None)
+        at = reference.rfind(":", 0, at)
+    return None
+
+
+def _numbered(key: str, asset: Json, bands: Sequence[_Found], number: int) -> _Found | None:
+    if 1 <= number <= len(bands):
+        return bands[number - 1]
+    if number < 1 or _described(asset):
+        return None
+    return _Found(
+        key=key, asset=asset, number=number, facts={}
+    )  # the catalog does not say how many there are
+
+
+def _by_name(assets: Mapping[str, Json], reference: str, doc: Json) -> _Found | None:
+    bands = _all(assets)
+    for fits in (
+        lambda band: band.name == reference,
+        lambda band: band.common_name == reference,
+        lambda band: reference.lower() in (band.name.lower(), band.common_name.lower()),
+    ):
+        fitting = sorted(filter(fits, bands), key=lambda band: (band.rank, band.key, band.number))
+        if fitting:
+            best = [band for band in fitting if band.rank == fitting[0].rank]
+            if len({(band.name, band.number) for band in best}) > 1:
+                raise SpecError(
+                    f"{reference!r} may be any of {', '.join(f'{band.key} ({band.name})' for band in best)}",
+                    fix="name the asset instead",
+                    item=doc.get("id"),
+                )
+            return best[0]
+    return None
+
+
+def _all(assets: Mapping[str, Json]) -> list[_Found]:
+    return [band for key, asset in assets.items() for band in _bands_of(key, asset) if band.facts]
+
+
+def _bands_of(key: str, asset: Json) -> list[_Found]:
+    described = _described(asset) or [{}]
+    return [_Found(key=key, asset=asset, number=n, facts=facts) for n, facts in enumerate(described, 1)]
+
+
+def _described(asset: Json) -> list[Json]:
+    """The bands of an asset, each in the words of STAC 1.1."""
+    if isinstance(asset.get("bands"), Sequence):
+        return [_mapping(band) for band in asset["bands"]]
+    spectral, raster = _list(asset.get("eo:bands")), _list(asset.get("raster:bands"))
+    if len(raster) == 1 and len(spectral) > 1:
+        raster = list(raster) * len(spectral)
+    count = max(len(spectral), len(raster))
+    spectral, raster = [*spectral, *[{}] * (count - len(spectral))], [*raster, *[{}] * (count - len(raster))]
+    return [
+        {
+            **_mapping(eo),
+            "data_type": _mapping(values).get("data_type"),
+            "nodata": _mapping(values).get("nodata"),
+            "raster:scale": _mapping(values).get("scale"),
+            "raster:offset": _mapping(values).get("offset"),
+        }
+        for eo, values in zip(spectral, raster, strict=True)
+    ]
+
+
+def _asset(key: str, asset: Json, properties: Json) -> Asset:
+    return Asset(key=key, href=unsigned(str(asset["href"])), placement=_placement(asset, properties))
+
+
+def _placement(asset: Json, properties: Json) -> Placement | None:
+    crs = _crs(asset) or _crs(properties)
+    for level in (asset, properties):
+        if level.get("proj:shape") or level.get("proj:transform"):
+            size, transform = _shape(level), _transform(level)
+            return Placement(crs=crs, transform=transform, shape=size) if crs and size and transform else None
+    return None
+
+
+def _crs(level: Json) -> str | None:
+    code, epsg = level.get("proj:code"), level.get("proj:epsg")
+    if isinstance(code, str) and code:
+        return code
+    if isinstance(epsg, int | float) and epsg:
+        return f"EPSG:{int(epsg)}"
+    described = level.get("proj:wkt2") or level.get("proj:projjson")
+    if not described:
+        return None
+    try:
+        crs = CRS.from_user_input(described if isinstance(described, str) else json.dumps(described))
+    except CRSError:
+        return None
+    authority = crs.to_authority(min_confidence=100)
+    return ":".join(authority) if authority else str(crs.to_wkt())
+
+
+def _shape(level: Json) -> tuple[int, int] | None:
+    size = _list(level.get("proj:shape"))
+    if len(size) != 2 or not all(isinstance(side, int | float) and side > 0 for side in size):
+        return None
+    return int(size[0]), int(size[1])
+
+
+def _transform(level: Json) -> Affine | None:
+    values = [_number(value) for value in _list(level.get("proj:transform"))]
+    if len(values) not in (6, 9) or any(value is None or not math.isfinite(value) for value in values):
+        return None
+    transform = Affine(*(float(value) for value in values[:6] if value is not None))
+    return None if transform.is_degenerate else transform
+
+
+def _cloud(doc: Json, collection: str) -> CloudMask | None:
+    facts = facts_for(collection)
+    if facts is None:
+        return None
+    assets = _mapping(doc.get("assets"))
+    for key in facts.cloud_assets:
+        if _is_file(assets.get(key)):
+            asset = _asset(key, assets[key], _mapping(doc.get("properties")))
+            return CloudMask(
+                band=Band(asset=asset, name=key), values=facts.cloud_values, bits=facts.cloud_bits
+            )
+    return None
+
+
+def _bounds(bbox: object) -> tuple[float, float, float, float] | None:
+    values = [float(value) for value in _list(bbox)]
+    if len(values) == 6:
+        values = [values[0], values[1], values[3], values[4]]
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        return None
+    return values[0], values[1], values[2], values[3]
+
+
+def _jumps(geometry: BaseGeometry) -> bool:
+    """Whether a polygon spans the Earth only because it is written across the antimeridian."""
+    if geometry.geom_type != "Polygon":
+        return False
+    longitudes = shapely.get_coordinates(geometry)[:, 0]
+    east = longitudes % 360
+    wide, wrapped = longitudes.max() - longitudes.min(), east.max() - east.min()
+    return bool(wide > 300 and 0 < wrapped < 60)
+
+
+def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """A geometry written across the antimeridian, its western longitudes counted on from 180."""
+    return shapely.transform(geometry, lambda xy: np.where([True, False] & (xy < 0), xy + 360, xy))
+
+
+def _wrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """What lies beyond ±180, put back within."""
+    west, _, east, _ = geometry.bounds
+    if west >= -180 and east <= 180:
+        return geometry
+    geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
+    parts = []
+    for turn in (-360, 0, 360):
+        part = geometry.intersection(box(turn - 180, -90, turn + 180, 90))
+        if part.area or (not geometry.area and not part.is_empty):
+            parts.append(shapely.transform(part, lambda xy, turn=turn: xy - [turn, 0]))
+    return shapely.union_all(parts)
+
+
+def _first(levels: Iterable[Json], name: str) -> object:
+    return next((level[name] for level in levels if level.get(name) is not None), None)
+
+
+def _number(value: object) -> float | None:
+    """The number meant, None where none is; STAC writes "nan" and "inf" as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _is_file(asset: object) -> bool:
+    return isinstance(asset, Mapping) and isinstance(asset.get("href"), str)
+
+
+def _mapping(value: object) -> Json:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else []

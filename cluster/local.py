@@ -40,7 +40,8 @@ class LocalPool:
         """The tasks that are over."""
         done, _ = wait(self._running, timeout=timeout_s, return_when=FIRST_COMPLETED)
         return [
-            Finished(worker="local-0", task=self._running.pop(future), result=future.result()) for future in done
+            Finished(worker="local-0", task=self._running.pop(future), result=future.result())
+            for future in done
         ]
 
     def close(self) -> None:

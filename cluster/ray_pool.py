@@ -71,7 +71,9 @@ class RayPool:
         count = workers if workers is not None else max(1, gpus)
         if count > gpus:
             self.close()
-            raise ResourceError(f"{count} GPU workers were asked of a cluster with {gpus} GPUs", fix=f"pass --gpus {gpus}")
+            raise ResourceError(
+                f"{count} GPU workers were asked of a cluster with {gpus} GPUs", fix=f"pass --gpus {gpus}"
+            )
         self._actors: dict[str, Any] = {}
         self._loading: dict[Any, str] = {}
         self._facts: dict[str, WorkerFacts] = {}
@@ -109,10 +111,14 @@ class RayPool:
             try:
                 result = ray.get(call)
             except RayActorError as error:
-                result = WorkerLostError(f"the worker died: {_first_line(error)}", worker=worker, tile=task.name)
+                result = WorkerLostError(
+                    f"the worker died: {_first_line(error)}", worker=worker, tile=task.name
+                )
                 self._replace(worker)
             except RayError as error:
-                result = WorkerLostError(f"Ray lost the call: {_first_line(error)}", worker=worker, tile=task.name)
+                result = WorkerLostError(
+                    f"Ray lost the call: {_first_line(error)}", worker=worker, tile=task.name
+                )
             over.append(Finished(worker=worker, task=task, result=result))
         return over
 
@@ -143,7 +149,9 @@ class RayPool:
         while self._loading:
             missing = max(0, at_least - len(self._facts))
             timeout_s = START_TIMEOUT_S if missing else 0
-            ready, _ = ray.wait(list(self._loading), num_returns=max(1, min(missing, len(self._loading))), timeout=timeout_s)
+            ready, _ = ray.wait(
+                list(self._loading), num_returns=max(1, min(missing, len(self._loading))), timeout=timeout_s
+            )
             if not ready and missing:
                 raise ResourceError(
                     f"no GPU worker was ready after {START_TIMEOUT_S:g} s",
@@ -154,7 +162,9 @@ class RayPool:
                 try:
                     facts = ray.get(call)
                 except RayError as error:
-                    raise ResourceError(f"a GPU worker died while it started: {_first_line(error)}", worker=worker) from error
+                    raise ResourceError(
+                        f"a GPU worker died while it started: {_first_line(error)}", worker=worker
+                    ) from error
                 if isinstance(facts, MapperError):
                     raise facts
                 self._facts[worker] = facts
@@ -170,7 +180,9 @@ def _connect(workers: int | None, address: str | None) -> bool:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ResourceError(f"no Ray cluster answers: {_first_line(error)}", fix="check --address", address=address) from error
+            raise ResourceError(
+                f"no Ray cluster answers: {_first_line(error)}", fix="check --address", address=address
+            ) from error
         return False
     cores = os.cpu_count() or 1
     # Without CPUs for the actors they would stay pending on a machine with fewer cores than logical GPUs.

@@ -1,8 +1,8 @@
 """One GPU, one loaded model, and the threads around it. The same in a Ray actor and in this process.
 
-    calling threads   read ─┐                    ┌─ write
-    (one a task)      read ─┤→ the model's one ──┤─ write       a tile is read while another is on the GPU
-                      read ─┘     thread         └─ write       and a third is being written
+calling threads   read ─┐                    ┌─ write
+(one a task)      read ─┤→ the model's one ──┤─ write       a tile is read while another is on the GPU
+                  read ─┘     thread         └─ write       and a third is being written
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ DEPTH = 3
 class Worker:
     """Maps tiles. ``run`` may be called from ``DEPTH`` threads at once."""
 
-    def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load) -> None:
+    def __init__(
+        self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load
+    ) -> None:
         """Load the model in the thread that will own it.
 
         Raises:
@@ -57,7 +59,9 @@ class Worker:
         except MemoryError as error:
             return ResourceError(f"memory ran out: {error}", fix="lower grid.shard_px", tile=task.name)
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported here
+            if (
+                type(error).__name__ == "OutOfMemoryError"
+            ):  # torch's, named so that torch need not be imported here
                 return ResourceError("the GPU's memory ran out", fix="lower compute.batch", tile=task.name)
             where = traceback.extract_tb(error.__traceback__)[-1]
             return MapperError(

@@ -1,20 +1,20 @@
 """Everything that can go wrong, by what the one who catches it would do.
 
-    MapperError                  what happened, where, and what to do about it
-    ├── SpecError                the user must change the job: exit status 3
-    │   ├── GridError            the grid asked for cannot be laid
-    │   ├── EmptySearchError     no imagery answers the search
-    │   ├── ModelError           no such model, or its weights are not what they should be
-    │   └── MosaicError          the output is another job's, half made, or not a mosaic
-    ├── CredentialsError         someone must log in: exit status 5
-    ├── CatalogError             the catalog is down or answers nonsense: exit status 1
-    ├── ReadError                imagery did not arrive this time: try the tile again
-    ├── AssetError               imagery arrived and is bad: give the tile up
-    ├── StoreError               the mosaic could not be written this time: try the tile again
-    ├── ResourceError            memory ran out: try the tile again, later
-    ├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
-    ├── BusyError                another process is running this mosaic
-    └── VerifyError              the mosaic is not what the ledger says: exit status 7
+MapperError                  what happened, where, and what to do about it
+├── SpecError                the user must change the job: exit status 3
+│   ├── GridError            the grid asked for cannot be laid
+│   ├── EmptySearchError     no imagery answers the search
+│   ├── ModelError           no such model, or its weights are not what they should be
+│   └── MosaicError          the output is another job's, half made, or not a mosaic
+├── CredentialsError         someone must log in: exit status 5
+├── CatalogError             the catalog is down or answers nonsense: exit status 1
+├── ReadError                imagery did not arrive this time: try the tile again
+├── AssetError               imagery arrived and is bad: give the tile up
+├── StoreError               the mosaic could not be written this time: try the tile again
+├── ResourceError            memory ran out: try the tile again, later
+├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
+├── BusyError                another process is running this mosaic
+└── VerifyError              the mosaic is not what the ledger says: exit status 7
 """
 
 from __future__ import annotations

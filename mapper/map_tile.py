@@ -13,12 +13,16 @@ from shapely.affinity import affine_transform
 from shapely.geometry.base import BaseGeometry
 
 from mapper.grid import BLOCK_PX, Grid, Lattice, PixelBox, Tile, Windows
-from mapper.imagery import PlacedItem, Valid, View
+from mapper.imagery import NO_SOURCE, PlacedItem, Valid, View
 from mapper.masks import ABSENT, PRESENT, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
-from mapper.mosaic import Mosaic, TileLayers, checksum
+from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.read import RasterReader, Reader
 from mapper.segmenter import Segmenter
+
+
+CPU_BATCH, GPU_BATCH = 2, 16
+"""Windows the model is given at once: on a CPU more of them gain nothing and cost memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,9 @@ class ModelChoice:
     name: str
     weights: str | None = None
     sha256: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    """As torch says it; ``auto`` is the GPU where the worker has one."""
+
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -46,8 +52,8 @@ class Setup:
     composite: Literal["first", "median"]
     overlap_px: int
     blend: bool
-    batch: int
-    """Windows the model is given at once."""
+    batch: int | None
+    """Windows the model is given at once; None takes what suits the device. No pixel depends on it."""
 
     areas: Mapping[str, BaseGeometry]
     """Grid name → the area asked for, in that grid's CRS."""
@@ -93,12 +99,18 @@ class TileResult:
     checksums: tuple[tuple[int, int], ...]
     """Prompt position and CRC-32 of its mask and score."""
 
+    source_checksum: int | None
+    """CRC-32 of the source layer; None where it was not written."""
+
     asked_px: int
     seen_px: int
     present_px: tuple[int, ...]
     """Pixels present, prompt by prompt as in the task."""
 
     windows: int
+    seam: float | None
+    """Share of the pixels where windows meet on which they disagree, before they are blended."""
+
     read_bytes: int
     written_bytes: int
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -123,6 +135,7 @@ class TileScores:
 
     score: Stored
     windows: int
+    seam: float | None
     seconds: float
 
 
@@ -138,6 +151,7 @@ class TileMapper:
         self._reader = reader
         self._mosaic = mosaic
         self._windows = Windows(size_px=segmenter.window_px, overlap_px=setup.overlap_px)
+        self._batch = setup.batch or (CPU_BATCH if segmenter.device == "cpu" else GPU_BATCH)
         self._texts: dict[tuple[int, ...], Any] = {}
 
     @classmethod
@@ -149,7 +163,11 @@ class TileMapper:
         return cls(
             setup,
             segmenter=models.load(
-                choice.name, weights=choice.weights, sha256=choice.sha256, device=choice.device, precision=choice.precision
+                choice.name,
+                weights=choice.weights,
+                sha256=choice.sha256,
+                device=choice.device,
+                precision=choice.precision,
             ),
             reader=RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite),
             mosaic=Mosaic.open(setup.mosaic),
@@ -179,20 +197,22 @@ class TileMapper:
         windows = needed_windows(self._windows.touching(core), core, needed)
         if windows:
             text = self._text(task.prompts)
-        for first in range(0, len(windows), self._setup.batch):
-            batch = windows[first : first + self._setup.batch]
+        for first in range(0, len(windows), self._batch):
+            batch = windows[first : first + self._batch]
             pixels = np.stack([seen.view.pixels[:, *window.within(seen.frame)] for window in batch])
             for window, logits in zip(batch, self.segmenter.logits(pixels, text), strict=True):
                 blend.add(window, logits)
         score = to_score(blend.logits(needed), valid=valid, asked=seen.asked)
-        return TileScores(score=score, windows=len(windows), seconds=clock.perf_counter() - started)
+        return TileScores(
+            score=score, windows=len(windows), seam=blend.seam, seconds=clock.perf_counter() - started
+        )
 
     def write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
         """Put the tile's shards and say what was put."""
         started = clock.perf_counter()
         mask = to_mask(scores.score, [self._setup.prompts[position].threshold for position in task.prompts])
         here = task.tile.core.within(seen.frame)
-        source = np.where(seen.asked, seen.view.source[here], np.uint32(0xFFFFFFFF)) if task.write_source else None
+        source = np.where(seen.asked, seen.view.source[here], NO_SOURCE) if task.write_source else None
         layers = TileLayers(mask=mask, score=scores.score, source=source, prompts=task.prompts)
         written = self._mosaic.write(task.grid, task.tile, task.time, layers)
         observed = mask[0] < UNOBSERVED if len(mask) else np.zeros(seen.asked.shape, np.bool_)
@@ -200,12 +220,15 @@ class TileMapper:
             id=task.id,
             nodata=not observed.any(),
             checksums=tuple(
-                (prompt, checksum(mask[position], scores.score[position])) for position, prompt in enumerate(task.prompts)
+                (prompt, checksum(mask[position], scores.score[position]))
+                for position, prompt in enumerate(task.prompts)
             ),
+            source_checksum=None if source is None else source_checksum(source),
             asked_px=int(seen.asked.sum()),
             seen_px=int(observed.sum()),
             present_px=tuple(int((layer == PRESENT).sum()) for layer in mask),
             windows=scores.windows,
+            seam=scores.seam,
             read_bytes=seen.view.pixels.nbytes,
             written_bytes=written,
             seconds={"read": seen.seconds, "infer": scores.seconds, "write": clock.perf_counter() - started},
@@ -214,7 +237,9 @@ class TileMapper:
     def _text(self, prompts: tuple[int, ...]) -> Any:
         """The encoding of these prompts: made at the first tile that asks, then kept for the run."""
         if prompts not in self._texts:
-            self._texts[prompts] = self.segmenter.encode_text([self._setup.prompts[p].expression for p in prompts])
+            self._texts[prompts] = self.segmenter.encode_text(
+                [self._setup.prompts[p].expression for p in prompts]
+            )
         return self._texts[prompts]
 
 
@@ -233,10 +258,6 @@ def asked_pixels(area: BaseGeometry | None, task: TileTask) -> Valid:
 def outline(area: BaseGeometry, lattice: Lattice, cell: PixelBox) -> Valid:
     """``(y, x)`` over a lattice cell: True where the pixel's centre lies in an area of the lattice's CRS."""
     to_pixel = ~lattice.transform(cell)
-    shape = affine_transform(
-        area, [to_pixel.a, to_pixel.b, to_pixel.d, to_pixel.e, to_pixel.c, to_pixel.f]
-    )
+    shape = affine_transform(area, [to_pixel.a, to_pixel.b, to_pixel.d, to_pixel.e, to_pixel.c, to_pixel.f])
     burnt = rasterize([(shape, PRESENT)], out_shape=cell.shape, fill=ABSENT, dtype=np.uint8)
     return np.asarray(burnt == PRESENT)
-
-

@@ -1,10 +1,10 @@
 """Logits of overlapping windows → score and mask, with the four values kept apart.
 
-    value    mask            score
-    0..1     absent, present
-    0..250                   250 · probability, rounded
-    254      unobserved      unobserved        imagery was looked for and the ground was not seen
-    255      unmapped        unmapped          never looked: outside the area, or not done yet
+value    mask            score
+0..1     absent, present
+0..250                   250 · probability, rounded
+254      unobserved      unobserved        imagery was looked for and the ground was not seen
+255      unmapped        unmapped          never looked: outside the area, or not done yet
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ class Blend:
         self._ramp = _ramp(windows, feather=feather)
         self._sum = np.zeros((prompts, *core.shape), np.float32)
         self._weight = np.zeros(core.shape, np.float32)
+        self._met_px = self._differ_px = 0
 
     def add(self, window: PixelBox, logits: Logits) -> None:
         """Put float32 ``(prompt, y, x)`` of one window in; call in the order of ``Windows.touching``."""
         part = window.intersection(self._core)
         there, here = part.within(self._core), part.within(window)
         weight = self._ramp[here[0], None] * self._ramp[None, here[1]]
+        met = self._weight[there] > 0
+        self._met_px += int(met.sum()) * len(logits)
+        self._differ_px += int((((self._sum[:, *there] > 0) != (logits[:, *here] > 0)) & met).sum())
         self._sum[:, *there] += weight * logits[:, *here]
         self._weight[there] += weight
 
@@ -60,7 +64,12 @@ class Blend:
         """
         if (self._weight[needed] == 0).any():
             raise GridError("a pixel that was asked for lies under no window", core=self._core)
-        return self._sum / np.where(self._weight == 0, 1, self._weight)
+        return self._sum / np.where(self._weight == 0, np.float32(1), self._weight)
+
+    @property
+    def seam(self) -> float | None:
+        """Share of the pixels where windows met on which they disagreed at a score of one half; None where none met."""
+        return self._differ_px / self._met_px if self._met_px else None
 
 
 def _ramp(windows: Windows, *, feather: bool) -> NDArray[np.float32]:
@@ -68,8 +77,8 @@ def _ramp(windows: Windows, *, feather: bool) -> NDArray[np.float32]:
     place = np.arange(windows.size_px, dtype=np.float32) + np.float32(0.5)
     edge = np.minimum(place, np.float32(windows.size_px) - place)
     if not feather:
-        return (edge > windows.overlap_px / 2).astype(np.float32)
-    return np.minimum(edge / np.float32(max(1, windows.overlap_px)), np.float32(1))
+        return np.asarray(edge > windows.overlap_px / 2, np.float32)
+    return np.asarray(np.minimum(edge / max(1, windows.overlap_px), 1), np.float32)
 
 
 def needed_windows(windows: Iterable[PixelBox], core: PixelBox, needed: Valid) -> list[PixelBox]:

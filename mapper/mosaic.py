@@ -9,6 +9,7 @@ once, by one writer: two processes inside one shard lose each other's chunks wit
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import zarr
 from pyproj import CRS
 from zarr.codecs import ZstdCodec
-from zarr.errors import GroupNotFoundError
+from zarr.errors import GroupNotFoundError, ZarrUserWarning
 
 from mapper.errors import CredentialsError, MosaicError, StoreError
 from mapper.grid import Grid, Lattice, PixelBox, Tile
@@ -89,7 +90,9 @@ class Mosaic:
             raise MosaicError("this Zarr group is not a resmap mosaic", mosaic=url)
         if int(facts["layout"]) > LAYOUT:
             raise MosaicError(
-                f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}", fix="upgrade resmap", mosaic=url
+                f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}",
+                fix="upgrade resmap",
+                mosaic=url,
             )
         self._facts: dict[str, Any] = facts
 
@@ -120,9 +123,13 @@ class Mosaic:
             MosaicError: there is none, it is half made, of a later layout, or something else.
         """
         try:
-            root = zarr.open_group(open_store(url, mode="r+" if writable else "r"), mode="r+" if writable else "r")
+            root = zarr.open_group(
+                open_store(url, mode="r+" if writable else "r"), mode="r+" if writable else "r"
+            )
         except (GroupNotFoundError, FileNotFoundError) as error:
-            raise MosaicError("there is no mosaic here", fix="check the path, or run a job that writes it", mosaic=url) from error
+            raise MosaicError(
+                "there is no mosaic here", fix="check the path, or run a job that writes it", mosaic=url
+            ) from error
         except Exception as error:
             raise store_failure(error, url, "opened") from error
         return cls(url, root)
@@ -183,7 +190,9 @@ class Mosaic:
                 self._array(grid.name, "source")[time, rows, columns] = layers.source
         except Exception as error:
             raise store_failure(error, self.url, "written", tile=tile.name) from error
-        return layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
+        return (
+            layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
+        )
 
     def read(self, grid: Grid, tile: Tile, time: int, prompt: int) -> tuple[Stored, Stored, Source]:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
@@ -245,7 +254,11 @@ def open_mosaic(url: str, *, tree: str | None = None) -> xr.Dataset:
     mosaic = Mosaic.open(url, writable=False)
     names = [grid.name for grid in mosaic.grids]
     if tree is None and len(names) > 1:
-        raise MosaicError(f"this mosaic has {len(names)} zones", fix=f"choose one with tree=: {', '.join(names)}", mosaic=url)
+        raise MosaicError(
+            f"this mosaic has {len(names)} zones",
+            fix=f"choose one with tree=: {', '.join(names)}",
+            mosaic=url,
+        )
     name = names[0] if tree is None else tree
     if name not in names:
         raise MosaicError(f"this mosaic has no zone {name}", fix=f"it has {', '.join(names)}", mosaic=url)
@@ -254,9 +267,13 @@ def open_mosaic(url: str, *, tree: str | None = None) -> xr.Dataset:
     store = open_store(url, mode="r")
     stored = xr.open_zarr(store, group=f"{name}/0".lstrip("/"), chunks=chunks, mask_and_scale=False)
     observed = stored["mask"] < UNOBSERVED
-    score = xr.where(stored["score"] <= SCORE_ONE, stored["score"].astype("float32") / SCORE_ONE, np.float32("nan"))
-    score.attrs = {"long_name": "probability that the prompt is here", "units": "1", "grid_mapping": "spatial_ref"}
-    opened = stored.assign(score=score.astype("float32"), observed=observed)
+    score = (stored["score"].astype("float32") / SCORE_ONE).where(stored["score"] <= SCORE_ONE)
+    score.attrs = {
+        "long_name": "probability that the prompt is here",
+        "units": "1",
+        "grid_mapping": "spatial_ref",
+    }
+    opened: xr.Dataset = stored.assign(score=score, observed=observed)
     opened.attrs |= {"mosaic": url, "prompts": {prompt.name: prompt.expression for prompt in mosaic.prompts}}
     return opened
 
@@ -266,24 +283,49 @@ def checksum(mask: Stored, score: Stored) -> int:
     return zlib.crc32(np.ascontiguousarray(score).data, zlib.crc32(np.ascontiguousarray(mask).data))
 
 
+def source_checksum(source: Source) -> int:
+    """CRC-32 of one tile's source layer as stored."""
+    return zlib.crc32(np.ascontiguousarray(source, "<u4").data)
+
+
 def store_failure(error: Exception, url: str, act: str, **where: object) -> Exception:
     """What a failure of the store means to whoever catches it."""
     if isinstance(error, MosaicError | StoreError | CredentialsError):
         return error
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, FileExistsError) or "ContainsGroup" in said:
-        return MosaicError("something else is already there", fix="choose another output.mosaic", mosaic=url, **where)
-    if type(error).__name__ in ("NoCredentialsError", "ClientError") or "AccessDenied" in said or "InvalidAccessKeyId" in said:
-        return CredentialsError(f"the store refuses us: {said}", fix="check the credentials of this store", mosaic=url, **where)
+        return MosaicError(
+            "something else is already there", fix="choose another output.mosaic", mosaic=url, **where
+        )
+    if (
+        type(error).__name__ in ("NoCredentialsError", "ClientError")
+        or "AccessDenied" in said
+        or "InvalidAccessKeyId" in said
+    ):
+        return CredentialsError(
+            f"the store refuses us: {said}", fix="check the credentials of this store", mosaic=url, **where
+        )
     if isinstance(error, PermissionError | NotADirectoryError) or "Read-only file system" in said:
-        return MosaicError(f"the mosaic cannot be {act} here: {said}", fix="choose another output.mosaic, or its rights", mosaic=url, **where)
-    return StoreError(f"the mosaic could not be {act}: {said}", fix="run the job again: finished tiles are kept", mosaic=url, **where)
+        return MosaicError(
+            f"the mosaic cannot be {act} here: {said}",
+            fix="choose another output.mosaic, or its rights",
+            mosaic=url,
+            **where,
+        )
+    return StoreError(
+        f"the mosaic could not be {act}: {said}",
+        fix="run the job again: finished tiles are kept",
+        mosaic=url,
+        **where,
+    )
 
 
 def _create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
     if grid.name:
         root.create_group(grid.name, attributes=_pyramid_attributes(grid), overwrite=True)
-    group = root.create_group(f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True)
+    group = root.create_group(
+        f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True
+    )
     axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
     flags = {
@@ -312,7 +354,12 @@ def _create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
             # Without a checksum a flipped byte decodes to wrong pixels half of the time, without an error.
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=("prompt", "time", "y", "x")[-2 - len(shape) :],
-            attributes={**_place_attributes(grid), "grid_mapping": "spatial_ref", "coordinates": "spatial_ref", **extra},
+            attributes={
+                **_place_attributes(grid),
+                "grid_mapping": "spatial_ref",
+                "coordinates": "spatial_ref",
+                **extra,
+            },
             overwrite=True,
         )
     _create_coordinates(group, grid, spec)
@@ -352,7 +399,11 @@ def _axis_values(spec: MosaicSpec) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _put(
-    group: zarr.Group, name: str, values: np.ndarray[Any, Any], dimensions: tuple[str, ...], attributes: Mapping[str, Any]
+    group: zarr.Group,
+    name: str,
+    values: np.ndarray[Any, Any],
+    dimensions: tuple[str, ...],
+    attributes: Mapping[str, Any],
 ) -> None:
     dtype: Any = "string" if values.dtype == object else values.dtype
     array = group.create_array(
@@ -389,7 +440,11 @@ def _place_attributes(grid: Grid) -> dict[str, Any]:
 def _pyramid_attributes(grid: Grid) -> dict[str, Any]:
     place = _place_attributes(grid)
     level = {"asset": "0", **{key: place[key] for key in ("spatial:shape", "spatial:transform")}}
-    return {**place, "zarr_conventions": _CONVENTIONS, "multiscales": {"layout": [level], "resampling_method": "mode"}}
+    return {
+        **place,
+        "zarr_conventions": _CONVENTIONS,
+        "multiscales": {"layout": [level], "resampling_method": "mode"},
+    }
 
 
 def _root_attributes(spec: MosaicSpec) -> dict[str, Any]:
@@ -438,9 +493,12 @@ def _grid_from(fields: Mapping[str, Any]) -> Grid:
 
 def _consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
     """One document for all metadata, in the root and in each tree: written at creation and growth only."""
-    for grid in grids:
-        zarr.consolidate_metadata(root.store, path=f"{grid.name}/0".lstrip("/"))
-    zarr.consolidate_metadata(root.store)
+    with warnings.catch_warnings():
+        # zarr warns that v3 has no consolidated metadata in its core, and that .resmap is no Zarr node. Both are known.
+        warnings.simplefilter("ignore", category=ZarrUserWarning)
+        for grid in grids:
+            zarr.consolidate_metadata(root.store, path=f"{grid.name}/0".lstrip("/"))
+        zarr.consolidate_metadata(root.store)
 
 
 def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from mapper.composite import Layer, first_valid, median
 from mapper.errors import AssetError, CredentialsError, ReadError, SpecError
 from mapper.grid import BLOCK_PX, Lattice, PixelBox
-from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Valid, View
+from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Placement, Valid, View
 
 Raw: TypeAlias = NDArray[Any]
 """``(band, y, x)`` in the file's own dtype and values."""
@@ -164,6 +164,25 @@ class RasterReader:
             raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=asset.href) from error
 
 
+def place_of(asset: Asset) -> Placement:
+    """Where a file says it lies, from its header.
+
+    Raises:
+        AssetError, ReadError, CredentialsError: as ``RasterReader.read``.
+    """
+    try:
+        with rasterio.Env(**GDAL_OPTIONS), _opened(asset) as dataset:
+            raster = _Raster(dataset, asset)
+            authority = raster.crs.to_authority()
+            crs = ":".join(authority) if authority else raster.crs.to_wkt()
+            return Placement(crs=crs, transform=raster.transform, shape=raster.shape)
+    except AssetError as error:
+        error.where["asset"] = asset.href
+        raise
+    except rasterio.errors.RasterioError as error:
+        raise _read_failure(error, asset, "") from error
+
+
 class _Raster:
     """An open dataset with its place settled: the file's own word where it has one, else the catalog's."""
 
@@ -182,11 +201,15 @@ class _Raster:
             raise AssetError("the file does not say where on Earth it lies, and nor does its catalog")
         height, width = max(dataset.block_shapes, key=lambda block: block[0] * block[1])
         if height * width > LARGEST_BLOCK_PX:
-            raise AssetError(f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF")
+            raise AssetError(
+                f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF"
+            )
         flags = {flag for band in dataset.mask_flag_enums for flag in band}
         self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
 
-    def read(self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None) -> tuple[Raw, Valid]:
+    def read(
+        self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None
+    ) -> tuple[Raw, Valid]:
         """Stored values of a window inside the file, and where they are real.
 
         A pixel is unseen where the file's mask or alpha says so, or else where all bands asked of this file hold
@@ -194,7 +217,9 @@ class _Raster:
         """
         shape = None if out_shape is None else (len(bands), *out_shape)
         sampling = Resampling.nearest if out_shape is None else Resampling.average
-        raw = self.dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
+        raw = self.dataset.read(
+            [band.index for band in bands], window=window, out_shape=shape, resampling=sampling
+        )
         if self.has_mask:
             mask = self.dataset.dataset_mask(window=window, out_shape=out_shape)
             return raw, mask != 0
@@ -222,7 +247,7 @@ class _OpenFiles(threading.local):
     def get(self, asset: Asset) -> _Raster:
         raster = self._rasters.get(asset.href)
         if raster is None:
-            raster = _Raster(rasterio.open(gdal_path(asset.href), driver=DRIVERS, sharing=False), asset)
+            raster = _Raster(_opened(asset), asset)
             self._rasters[asset.href] = raster
             if len(self._rasters) > OPEN_FILES:
                 self._rasters.popitem(last=False)[1].dataset.close()
@@ -233,6 +258,18 @@ class _OpenFiles(threading.local):
         raster = self._rasters.pop(asset.href, None)
         if raster is not None:
             raster.dataset.close()
+
+
+def _opened(asset: Asset) -> Any:
+    """The file, opened by the first driver of the list that knows it; rasterio takes one driver a try."""
+    path = gdal_path(asset.href)
+    for driver in DRIVERS[:-1]:
+        try:
+            return rasterio.open(path, driver=driver, sharing=False)
+        except rasterio.errors.RasterioIOError as error:
+            if "not recognized" not in str(error):
+                raise
+    return rasterio.open(path, driver=DRIVERS[-1], sharing=False)
 
 
 def gdal_path(href: str) -> str:
@@ -256,7 +293,9 @@ def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
     return list(groups.values())
 
 
-def _read_aligned(raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
+def _read_aligned(
+    raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox
+) -> tuple[Raw, Valid]:
     """The box of a raster whose upper left pixel is lattice pixel ``offset``; unseen where it has none."""
     rows, columns = raster.shape
     inside = box.intersection(PixelBox(offset[0], offset[1], offset[0] + rows, offset[1] + columns))
@@ -294,10 +333,12 @@ def _warp_cell(
     """
     bounds = transform_bounds(lattice.crs, raster.crs, *lattice.bounds(cell), densify_pts=21)
     to_pixel = ~raster.transform
-    corners = [to_pixel * (x, y) for x in bounds[::2] for y in bounds[1::2]]
+    corners = [to_pixel @ (x, y) for x in bounds[::2] for y in bounds[1::2]]
     columns, rows = [c for c, _ in corners], [r for _, r in corners]
     finer = min(max(columns) - min(columns), max(rows) - min(rows)) / BLOCK_PX
-    step = 1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
+    step = (
+        1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
+    )
     margin = 2 * step  # a bilinear kernel reaches one pixel further on each side
     source = PixelBox(
         math.floor(min(rows)) - margin, math.floor(min(columns)) - margin,
@@ -317,7 +358,7 @@ def _warp_cell(
     reproject(
         stack,
         warped,
-        src_transform=raster.transform * Affine.translation(source.left, source.top) * scale,
+        src_transform=raster.transform @ Affine.translation(source.left, source.top) @ scale,
         src_crs=raster.crs,
         dst_transform=lattice.transform(cell),
         dst_crs=lattice.crs,
@@ -330,7 +371,9 @@ def _warp_cell(
     return warped[:-1].astype(raw.dtype), warped[-1] > top / 2
 
 
-def _to_uint8(values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str) -> NDArray[np.uint8]:
+def _to_uint8(
+    values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str
+) -> NDArray[np.uint8]:
     if stretch is None:
         if values.dtype != np.uint8:
             raise SpecError(
@@ -355,7 +398,9 @@ def _read_failure(error: Exception, asset: Asset, item_id: str) -> Exception:
     said = " ".join(str(cause) for cause in (error, error.__cause__) if cause is not None)
     where = {"item": item_id, "asset": asset.href}
     if "HTTP response code: 401" in said or "HTTP response code: 403" in said or "AccessDenied" in said:
-        return CredentialsError("the store refused to give the file", fix="log in, or check who may read it", **where)
+        return CredentialsError(
+            "the store refused to give the file", fix="log in, or check who may read it", **where
+        )
     remote = gdal_path(asset.href).startswith("/vsi")
     gone = "HTTP response code: 404" in said or "does not exist" in said or "No such file" in said
     if remote and not gone and "not recognized" not in said:

@@ -33,7 +33,9 @@ def open_store(url: str, *, mode: Literal["r", "r+", "w"]) -> LocalStore | Fsspe
     try:
         return FsspecStore.from_url(url, read_only=read_only)
     except (ValueError, ImportError) as error:
-        raise MosaicError(f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url) from error
+        raise MosaicError(
+            f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url
+        ) from error
 
 
 class Folder:

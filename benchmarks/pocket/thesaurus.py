@@ -82,6 +82,7 @@ TEMPLATES: tuple[str, ...] = (
     "{} seen from above", "{} seen from space", "satellite view of {}", "please find the {}", "i am looking for {}",
     "land covered by {}", "extent of the {}", "visible {}", "a {}", "an aerial photo of {}", "the visible {} here",
     "parts covered with {}", "{} only", "individual {}", "give me a mask of the {}",
+    "large {}", "small {}", "big {}",
 )  # fmt: skip
 
 HELD_BACK_TEMPLATES: tuple[str, ...] = (
@@ -116,6 +117,15 @@ HELD_BACK_NOWHERE: tuple[str, ...] = (
 )  # fmt: skip
 
 
+PLAIN: tuple[str, ...] = (
+    "new", "old", "red", "green", "blue", "white", "black", "brown", "grey", "gray", "yellow", "dark", "bright", "long",
+    "short", "wide", "narrow", "tall", "high", "low", "dense", "deep", "shallow", "two", "three", "four", "many", "several",
+    "main", "general", "leading", "existing", "modern", "rural", "urban", "public", "private", "local", "natural", "north",
+    "south", "east", "west", "left", "right", "upper", "lower", "near", "nearby", "between", "beside", "next", "with", "and",
+)  # fmt: skip
+"""Words that say nothing of what a thing is; not to be learned as a sign that it is absent."""
+
+
 def every_phrase() -> list[str]:
     """All of it, held back or not."""
     groups = [*CONCEPTS.values(), *HELD_BACK.values(), NOWHERE, NOT_DRAWN, HELD_BACK_NOWHERE]
@@ -126,4 +136,4 @@ def common_words() -> frozenset[str]:
     """Words too near a concept, or too empty of meaning, to stand for an absent thing."""
     of_concepts = {word for group in (*CONCEPTS.values(), *HELD_BACK.values()) for phrase in group for word in phrase.split()}
     of_templates = {word for template in (*TEMPLATES, *HELD_BACK_TEMPLATES) for word in template.replace("{}", "").split()}
-    return frozenset(of_concepts | of_templates)
+    return frozenset(of_concepts | of_templates | set(PLAIN))

@@ -110,9 +110,15 @@ class Pocket:
             ModelError: the pixels have another shape or dtype.
         """
         _check_pixels(pixels)
-        if self._device.type == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
+        if (
+            self._device.type == "cpu"
+        ):  # one window at a time: the convolution chosen must not depend on the batch
             answers = [self._answer(pixels[n : n + 1], text) for n in range(len(pixels))]
-            return np.concatenate(answers) if answers else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
+            return (
+                np.concatenate(answers)
+                if answers
+                else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
+            )
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return self._answer(pixels, text)
 
@@ -120,11 +126,15 @@ class Pocket:
         n, _, height, width = pixels.shape
         out = np.empty((n, len(text.bias), height, width), np.float32)
         with torch.inference_mode():
-            at_half = self._pixels(standardised(torch.from_numpy(pixels).to(self._device), self._dtype)).float()
+            at_half = self._pixels(
+                standardised(torch.from_numpy(pixels).to(self._device), self._dtype)
+            ).float()
             by_pixel = at_half.permute(0, 2, 3, 1).reshape(-1, EMBEDDING)  # (n*y/2*x/2, c)
             for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
                 # One sentence at a time, so that another one in the job does not change this one's last bit.
-                evidence = (by_pixel @ weight.to(self._device) + bias.to(self._device)).view(n, 1, height // 2, width // 2)
+                evidence = (by_pixel @ weight.to(self._device) + bias.to(self._device)).view(
+                    n, 1, height // 2, width // 2
+                )
                 out[:, prompt] = upsampled(evidence)[:, 0].cpu().numpy()
         return out
 
@@ -133,8 +143,8 @@ def load(weights: Path | None = None, device: str = "cpu", precision: Precision 
     """The model, ready to answer.
 
     Args:
-        weights: a safetensors file made by ``benchmarks.pocket.train``; None is the shipped one, whose sha256
-            is checked against ``pocket.json`` beside it.
+        weights: a safetensors file made by ``benchmarks.pocket.train``; None is the shipped one. Its sha256 is
+            checked against the JSON file beside it; weights of your own need no such file.
         device: as torch names it.
         precision: of the pixel branch; sentences and logits are float32 always.
 
@@ -144,14 +154,17 @@ def load(weights: Path | None = None, device: str = "cpu", precision: Precision 
     if precision not in _DTYPES:
         raise ModelError(f"pocket has no precision {precision!r}", fix=f"use one of {', '.join(_DTYPES)}")
     path = WEIGHTS if weights is None else weights
-    content, digest = _read_weights(path, expected=None if weights is not None else _shipped_digest())
+    content, digest = _read_weights(path, expected=_recorded_digest(path))
     try:
         tensors = load_safetensors(content)
         net = Net(vocabulary=len(tensors["words.table"]))
         net.load_state_dict({key: _as_stored(key, value) for key, value in tensors.items()}, strict=True)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ModelError(
-            "these are not pocket's weights", fix="use the file that ships with resmap", weights=path, reason=str(error)[:200]
+            "these are not pocket's weights",
+            fix="use the file that ships with resmap",
+            weights=path,
+            reason=str(error)[:200],
         ) from error
     net.eval()
     return Pocket(folded(net), fingerprint=f"{digest}/{precision}", device=device, precision=precision)
@@ -259,7 +272,9 @@ class PixelNet(nn.Module):
         for stage in self.stages:
             levels.append(stage(levels[-1]))
         top = self.smooth[-1](self.lateral[-1](levels[-1]))  # /32
-        for lateral, smooth, level in zip(self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True):
+        for lateral, smooth, level in zip(
+            self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True
+        ):
             top = smooth(lateral(level) + F.interpolate(top, scale_factor=2, mode="nearest"))  # /16, /8, /4
         return (F.pixel_shuffle(self.spread(top), 2) + self.from_stem(half)).relu_()
 
@@ -324,16 +339,22 @@ def _check_pixels(pixels: NDArray[np.uint8]) -> None:
         )
     if pixels.shape[2] % STRIDE_PX or pixels.shape[3] % STRIDE_PX or 0 in pixels.shape[2:]:
         raise ModelError(
-            f"pocket was given pixels of shape {shape}", fix=f"pad height and width to multiples of {STRIDE_PX}"
+            f"pocket was given pixels of shape {shape}",
+            fix=f"pad height and width to multiples of {STRIDE_PX}",
         )
 
 
-def _shipped_digest() -> str:
-    card = WEIGHTS.with_suffix(".json")
+def _recorded_digest(weights: Path) -> str | None:
+    """The sha256 in the JSON file beside the weights; None where weights of someone's own have no such file."""
+    record = weights.with_suffix(".json")
+    if weights != WEIGHTS and not record.exists():
+        return None
     try:
-        return str(json.loads(card.read_text())["sha256"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError("the record of pocket's weights is missing", fix="reinstall resmap", file=card) from error
+        return str(json.loads(record.read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "the record of pocket's weights cannot be read", fix="reinstall resmap", record=record, reason=error
+        ) from error
 
 
 def _read_weights(path: Path, expected: str | None) -> tuple[bytes, str]:
@@ -341,13 +362,15 @@ def _read_weights(path: Path, expected: str | None) -> tuple[bytes, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError("pocket's weights cannot be read", fix="reinstall resmap", weights=path, reason=error) from error
+        raise ModelError(
+            "pocket's weights cannot be read", fix="reinstall resmap, or pass another file", weights=path, reason=error
+        ) from error
     digest = hashlib.sha256(content).hexdigest()
     if expected is not None and digest != expected:
         raise ModelError(
-            "pocket's weights are not the ones that were shipped",
-            fix="reinstall resmap, or pass your own file as weights",
-            weights=path, sha256=digest, expected=expected,
+            "pocket's weights are not the ones recorded beside them",
+            fix="reinstall resmap; for weights of your own, leave no pocket.json beside them",
+            weights=path, sha256=digest, recorded=expected,
         )  # fmt: skip
     return content, digest
 

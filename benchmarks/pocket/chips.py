@@ -1,0 +1,160 @@
+"""Training examples: a crop of a picture, disturbed, with sentences and their masks."""
+
+from __future__ import annotations
+
+import math
+import random
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.pocket.labels import BIT, WATERS, Picture
+from benchmarks.pocket.thesaurus import CONCEPTS, NOT_DRAWN, NOWHERE, TEMPLATES, common_words
+from mapper.models.pocket import word_hash
+
+CHIP_PX = 256
+SENTENCES = 6
+"""Sentences asked of each chip; at least one of them is of something absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One example; ``yes`` and ``known`` at half size, as the network answers."""
+
+    pixels: Tensor
+    """uint8 ``(3, y, x)``."""
+    sentences: tuple[str, ...]
+    yes: Tensor
+    """float32 ``(sentence, y/2, x/2)``: share of the pixels that answer to the sentence."""
+    known: Tensor
+    """float32 ``(sentence, y/2, x/2)``: 1 where that is known."""
+
+
+def absent_words(table: Path) -> list[str]:
+    """Common words that mean nothing we label: each less than 0.45 in cosine from any word of the concepts."""
+    stored = load_file(table)
+    rows = F.normalize(stored["table"].float(), dim=1)
+    at = {int(key): row for row, key in enumerate(stored["keys"])}
+    of_concepts = torch.stack([rows[at[word_hash(w)]] for w in sorted(common_words()) if word_hash(w) in at])
+    ranked = [word for word in table.with_suffix(".txt").read_text().split("\n")[:15_000] if word.isalpha() and len(word) > 2]
+    nearest = (torch.stack([rows[at[word_hash(word)]] for word in ranked]) @ of_concepts.T).amax(1)
+    return [word for word, near in zip(ranked, nearest.tolist(), strict=True) if near < 0.45]
+
+
+def chip_of(picture: Picture, rng: random.Random, absent: Sequence[str], style: Picture | None) -> Chip:
+    """A random crop, turned, scaled and recoloured, with ``SENTENCES`` sentences.
+
+    Args:
+        picture: where it is cut from.
+        rng: decides all.
+        absent: words for things that are nowhere.
+        style: a picture whose colours it is given first, or None.
+    """
+    pixels, yes, known = _crop(picture, rng)
+    x = torch.from_numpy(pixels.astype(np.float32) / 255.0)
+    if style is not None:
+        x = _recoloured(x, torch.from_numpy(style.pixels.astype(np.float32) / 255.0), rng)
+    sentences, wanted = _sentences(yes, known, rng, absent, synthetic=picture.synthetic)
+    here, sure = [], []
+    for concept in wanted:
+        bit = BIT[concept] if concept else np.uint16(0)
+        here.append((yes & bit) > 0)
+        sure.append((known & bit) > 0 if concept else np.ones(known.shape, bool))
+    # The share of each 2 × 2 pixels; known only where all four are.
+    yes_at_half = F.avg_pool2d(torch.from_numpy(np.stack(here)).float(), 2)
+    known_at_half = (F.avg_pool2d(torch.from_numpy(np.stack(sure)).float(), 2) > 0.99).float()
+    return Chip(pixels=_disturbed(x, rng), sentences=tuple(sentences), yes=yes_at_half, known=known_at_half)
+
+
+def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """A square of 0.55 to 1.8 times the chip's size, brought to it, turned and flipped."""
+    height, width = picture.yes.shape
+    side = min(height, width, round(CHIP_PX * math.exp(rng.uniform(math.log(0.55), math.log(1.8)))))
+    top, left = rng.randint(0, height - side), rng.randint(0, width - side)
+    cut = slice(top, top + side), slice(left, left + side)
+    pixels = torch.from_numpy(picture.pixels[:, cut[0], cut[1]].astype(np.float32))[None]
+    pixels = F.interpolate(pixels, (CHIP_PX, CHIP_PX), mode="bilinear", antialias=side > CHIP_PX, align_corners=False)
+    nearest = (np.arange(CHIP_PX) + 0.5) * side / CHIP_PX
+    take = np.ix_(nearest.astype(int), nearest.astype(int))
+    layers = [pixels[0].numpy(), picture.yes[cut][take], picture.known[cut][take]]
+    turns, flip = rng.randrange(4), rng.random() < 0.5
+    layers = [np.rot90(layer, turns, axes=(-2, -1)) for layer in layers]
+    layers = [np.ascontiguousarray(layer[..., ::-1] if flip else layer) for layer in layers]
+    return layers[0], layers[1], layers[2]
+
+
+def _sentences(
+    yes: np.ndarray, known: np.ndarray, rng: random.Random, absent: Sequence[str], *, synthetic: bool  # type: ignore[type-arg]
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Sentences, and of each the concept it means; an empty one for what is nowhere."""
+    here = [c for c in CONCEPTS if ((yes & BIT[c]) > 0).mean() > 0.002]
+    sure = [c for c in CONCEPTS if c not in here and ((known & BIT[c]) > 0).mean() > 0.05]
+    rng.shuffle(here)
+    rng.shuffle(sure)
+    nowhere = 1 + (rng.random() < 0.5)
+    for concepts in (here, sure):  # of four names for one water, two will do
+        for concept in [c for c in concepts if c in WATERS][2:]:
+            concepts.remove(concept)
+    wanted = (here[:4] + sure)[: SENTENCES - nowhere]
+    wanted += [""] * (SENTENCES - len(wanted))
+    return [_sentence(concept, rng, absent, synthetic=synthetic) for concept in wanted], wanted
+
+
+def _sentence(concept: str, rng: random.Random, absent: Sequence[str], *, synthetic: bool) -> str:
+    if concept:
+        phrase = rng.choice(CONCEPTS[concept])
+    else:
+        kind = rng.random()
+        if kind < 0.35:
+            phrase = rng.choice(NOWHERE)
+        elif kind < 0.55 and synthetic:
+            phrase = rng.choice(NOT_DRAWN)
+        elif kind < 0.87:
+            phrase = " ".join(rng.choice(absent) for _ in range(rng.choice((1, 1, 2))))
+        else:
+            phrase = " ".join(
+                "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(2, 9))) for _ in range(rng.choice((1, 1, 2)))
+            )
+    return rng.choice(TEMPLATES).format(phrase)
+
+
+def _recoloured(x: Tensor, style: Tensor, rng: random.Random) -> Tensor:
+    """``x`` with the mean and spread of colours of a random part of ``style`` (Reinhard et al. 2001, in RGB)."""
+    side = min(256, *style.shape[1:])
+    top, left = rng.randint(0, style.shape[1] - side), rng.randint(0, style.shape[2] - side)
+    part = style[:, top : top + side, left : left + side]
+    mean, spread = x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True) + 0.01
+    to_mean, to_spread = part.mean((1, 2), keepdim=True), part.std((1, 2), keepdim=True).clamp(0.05, 0.3)
+    share = rng.uniform(0.3, 1.0)
+    return x * (1 - share) + share * ((x - mean) / spread * to_spread + to_mean)
+
+
+def _disturbed(x: Tensor, rng: random.Random) -> Tensor:
+    """Another sensor, season and sky: gain, offset, contrast, saturation, gamma, haze, blur and noise."""
+    noise = torch.Generator().manual_seed(rng.getrandbits(31))
+    grey = x.mean(0, keepdim=True)
+    saturation = rng.choice((1.0, rng.uniform(0.2, 1.0), rng.uniform(1.0, 1.6)))
+    x = grey + (x - grey) * saturation
+    gain = torch.tensor([math.exp(rng.gauss(0, 0.1)) for _ in range(3)])[:, None, None]
+    offset = torch.tensor([rng.gauss(0, 0.03) for _ in range(3)])[:, None, None]
+    contrast, brightness = math.exp(rng.uniform(-0.4, 0.35)), rng.uniform(-0.12, 0.12)
+    mean = x.mean()
+    x = ((x - mean) * contrast + mean + brightness) * gain + offset
+    x = x.clamp(0, 1) ** math.exp(rng.uniform(-0.4, 0.4))
+    if rng.random() < 0.2:
+        haze = rng.uniform(0, 0.45)
+        x = x * (1 - haze) + haze * torch.tensor([0.66, 0.69, 0.74])[:, None, None] * rng.uniform(0.8, 1.2)
+    if rng.random() < 0.3:
+        size = rng.choice((96, 128, 160, 192))
+        small = F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)
+        x = F.interpolate(small, (CHIP_PX, CHIP_PX), mode="bicubic")[0]
+    if rng.random() < 0.5:
+        x = x + torch.randn(x.shape, generator=noise) * rng.uniform(0, 0.03)
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)

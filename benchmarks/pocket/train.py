@@ -1,0 +1,213 @@
+"""Train pocket on one CPU core: ``python -m benchmarks.pocket.train --minutes 40``.
+
+Goes on from ``checkpoint.pt`` in the work folder if there is one; ``--start WEIGHTS`` begins a new training from
+weights that exist (the shipped ones, say). Writes ``pocket.safetensors`` and ``pocket.json`` there every few
+minutes; copy both to ``mapper/models/weights`` to ship them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.pocket.chips import SENTENCES, Chip, absent_words, chip_of
+from benchmarks.pocket.labels import Picture, training_pictures
+from benchmarks.pocket.town import towns
+from benchmarks.pocket.worlds import COUNT, worlds
+from mapper.models.pocket import Net, standardised, tokens
+
+BATCH = 12
+LEARNING_RATE = 2e-3
+EMA = 0.998
+SAVE_EVERY_S = 120.0
+SHARES = {
+    "world": 0.42, "town": 0.14, "dubai1": 0.06, "dubai2": 0.09, "dubai3": 0.09, "dubai5": 0.02,
+    "denmark": 0.04, "vegas": 0.03, "ucayali": 0.03, "naip": 0.04, "ucmerced": 0.04,
+}  # fmt: skip
+"""How often a chip is cut from each source; sources that are not there are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where training stands."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Chips:
+    """Chips without end, of all sources by their shares."""
+
+    def __init__(self, pictures: list[Picture], table: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.absent = absent_words(table)
+        self.groups: dict[str, list[Picture]] = {}
+        for picture in pictures:
+            self.groups.setdefault(picture.name.split("/")[0], []).append(picture)
+        self.real = [p for p in pictures if not p.synthetic]
+
+    def batch(self) -> list[Chip]:
+        """``BATCH`` chips."""
+        names = self.rng.choices(list(self.groups), [SHARES[name] for name in self.groups], k=BATCH)
+        return [self._chip(self.rng.choice(self.groups[name])) for name in names]
+
+    def _chip(self, picture: Picture) -> Chip:
+        styled = picture.synthetic and self.rng.random() < 0.35
+        return chip_of(picture, self.rng, self.absent, self.rng.choice(self.real) if styled else None)
+
+
+def main() -> None:
+    """Train for the minutes asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=40.0, help="in all, those before a resumption included")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output")
+    parser.add_argument("--start", type=Path, help="begin from these weights and not from nothing")
+    parser.add_argument("--words", type=Path, default=Path("/tmp/pocket/words.safetensors"), help="see words.py")
+    parser.add_argument("--worlds", type=int, default=COUNT, help="pictures of the synthetic world")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(asked.seed)
+    net, table = _net(asked.start, asked.words)
+    pictures = training_pictures() + worlds(asked.work / "worlds", seed=asked.seed, count=asked.worlds) + towns(seed=asked.seed)
+    print(f"{len(pictures)} pictures", flush=True)
+    train(net, Chips(pictures, table, asked.seed), asked.work, minutes=asked.minutes, peak=asked.peak)
+
+
+def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) -> None:
+    """Run until ``minutes`` are used up, saving on the way; cosine from ``peak`` to a hundredth of it."""
+    net.train()
+    ema = Net(vocabulary=len(net.words.keys))
+    ema.load_state_dict(net.state_dict())
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=peak
+    )
+    progress = _resumed(work, net, ema, optimizer, chips)
+    began, saved = time.monotonic() - progress.seconds, time.monotonic()
+    losses: list[float] = []
+    step = progress.step
+    while (spent := time.monotonic() - began) < 60 * minutes:
+        share = spent / (60 * minutes)
+        rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = step_loss(net, chips.batch())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _follow(ema, net, min(EMA, (1 + step) / (10 + step)))
+        losses.append(loss.item())
+        if step % 50 == 0:
+            print(f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True)
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            _save(work, net, ema, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+            saved = time.monotonic()
+    _save(work, net, ema, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+
+
+def step_loss(net: Net, chips: list[Chip]) -> Tensor:
+    """Cross-entropy where known, plus the Dice loss where something is there."""
+    pixels = torch.stack([chip.pixels for chip in chips])
+    sentences = [tokens(sentence) for chip in chips for sentence in chip.sentences]
+    codes = net.words(sentences, keep_spelling=torch.rand(len(sentences)) < 0.7)
+    codes = codes.view(len(chips), SENTENCES, -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = net.pixels(standardised(pixels))
+        evidence = torch.einsum("npc,ncyx->npyx", codes[..., :-1].bfloat16(), vectors)
+    logits = evidence.float() + codes[..., -1, None, None]
+    yes, known = torch.stack([chip.yes for chip in chips]), torch.stack([chip.known for chip in chips])
+    area = known.sum((2, 3))
+    entropy = F.binary_cross_entropy_with_logits(logits, yes, reduction="none")
+    entropy = (entropy * known).sum((2, 3)) / area.clamp(min=256)
+    score = logits.sigmoid() * known
+    overlap = 2 * (score * yes).sum((2, 3)) / (score.sum((2, 3)) + (yes * known).sum((2, 3)) + 1)
+    there = ((yes * known).sum((2, 3)) > 8).float()
+    loss: Tensor = entropy.mean() + 0.5 * ((1 - overlap) * there).sum() / there.sum().clamp(min=1)
+    return loss
+
+
+def export(net: Net, target: Path, *, about: dict[str, object]) -> None:
+    """The weights in half precision, and beside them a JSON file with their sha256 and ``about``."""
+    stored = {
+        key: value.half().contiguous() if value.is_floating_point() else value.contiguous()
+        for key, value in net.state_dict().items()
+    }
+    written = target.with_suffix(".tmp")
+    save_file(stored, written)
+    digest = hashlib.sha256(written.read_bytes()).hexdigest()
+    written.chmod(0o644)
+    written.rename(target)
+    target.with_suffix(".json").write_text(json.dumps({"sha256": digest, **about}, indent=2) + "\n")
+
+
+def _net(start: Path | None, words: Path) -> tuple[Net, Path]:
+    """A network with the table of words in it, and the file that has the table."""
+    stored = load_file(words)
+    net = Net(vocabulary=len(stored["keys"])).to(memory_format=torch.channels_last)
+    net.words.keys.copy_(stored["keys"])
+    net.words.table.copy_(stored["table"])
+    torch.nn.init.normal_(net.words.spelling.weight, std=0.3)
+    torch.nn.init.constant_(net.words.out[-1].bias, 0.0)
+    if start is not None:
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(start).items()})
+    return net, words
+
+
+def _follow(ema: Net, net: Net, decay: float) -> None:
+    """Move the averaged weights towards the trained ones."""
+    with torch.no_grad():
+        for slow, fast in zip(ema.state_dict().values(), net.state_dict().values(), strict=True):
+            if slow.is_floating_point():
+                slow.lerp_(fast, 1 - decay)
+
+
+def _save(
+    work: Path, net: Net, ema: Net, optimizer: torch.optim.Optimizer, chips: Chips, progress: Progress
+) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    state = {
+        "net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+        "step": progress.step, "seconds": progress.seconds, "rng": chips.rng.getstate(), "torch": torch.get_rng_state(),
+    }  # fmt: skip
+    torch.save(state, work / "checkpoint.tmp")
+    (work / "checkpoint.tmp").rename(work / "checkpoint.pt")
+    about: dict[str, object] = {
+        "steps": progress.step, "batch": BATCH, "cpu_hours": round(progress.seconds / 3600, 3),
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"), "torch": torch.__version__,
+    }  # fmt: skip
+    export(ema, work / "pocket.safetensors", about=about)
+
+
+def _resumed(work: Path, net: Net, ema: Net, optimizer: torch.optim.Optimizer, chips: Chips) -> Progress:
+    path = work / "checkpoint.pt"
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, weights_only=False)  # our own file, of this machine
+    net.load_state_dict(state["net"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    chips.rng.setstate(state["rng"])
+    torch.set_rng_state(state["torch"])
+    return Progress(step=state["step"], seconds=state["seconds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Catalogs at rest: STAC JSON that links to more of it, and stac-geoparquet tables."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import stac_geoparquet.arrow
+
+from catalogs.api import links_of, pages
+from catalogs.fetch import Fetch, parse_json
+from catalogs.hrefs import check_href, is_remote, resolve_href, unsigned
+from mapper.errors import AssetError, CatalogError, SpecError
+
+MOST_DOCUMENTS = 500_000
+MOST_LEVELS = 30
+_READERS = 8
+PARQUET = b"PAR1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a catalog at rest holds."""
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    collections: set[str] = field(default_factory=set)
+    """The names of its collections, also of those that were not looked into."""
+
+
+def walk(doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch) -> Holding:
+    """The items under a catalog, collection, item collection or item, hrefs absolute.
+
+    Collections that are not wanted are not looked into (none wanted: all are).
+
+    Raises:
+        CatalogError: a link leads nowhere, or to what is not STAC.
+    """
+    only = frozenset(wanted)
+    holding = Holding()
+    seen = {place}
+    level = [(doc, place, "")]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in range(MOST_LEVELS):
+            links: list[tuple[str, str]] = []
+            for found, at, parent in level:
+                for target, collection in _looked_at(found, at, parent, only, holding, fetch):
+                    if target not in seen:
+                        seen.add(target)
+                        links.append((target, collection))
+            if len(seen) > MOST_DOCUMENTS:
+                raise CatalogError(
+                    f"the catalog has more than {MOST_DOCUMENTS} documents",
+                    fix="name one of its collections by its own address, or use its API",
+                    catalog=unsigned(place),
+                )
+            if not links:
+                return holding
+            docs = pool.map(lambda link: _read(link[0], place, fetch), links)
+            level = [(found, target, parent) for found, (target, parent) in zip(docs, links, strict=True)]
+    raise CatalogError(f"the catalog is more than {MOST_LEVELS} levels deep", catalog=unsigned(place))
+
+
+def table_items(content: bytes, place: str, *, wanted: Iterable[str] = ()) -> Holding:
+    """The items of a stac-geoparquet table, hrefs absolute.
+
+    Raises:
+        CatalogError: it is no such table.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        missing = {"id", "geometry", "assets"} - set(table.schema.names)
+        if missing:
+            raise CatalogError(
+                f"the table is not stac-geoparquet: it has no column {', '.join(sorted(missing))}",
+                catalog=unsigned(place),
+            )
+        names = set(table["collection"].unique().to_pylist()) if "collection" in table.schema.names else set()
+        only = [name for name in wanted if name in names]
+        if only:
+            table = table.filter(pa.compute.is_in(table["collection"], pa.array(only)))
+        docs = [without_nulls(doc) for doc in stac_geoparquet.arrow.stac_table_to_items(table)]
+    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise CatalogError(
+            f"the table cannot be read as stac-geoparquet: {str(error)[:200]}", catalog=unsigned(place)
+        ) from error
+    items = [absolute(doc, place, from_self=True) for doc in docs]
+    return Holding(items=items, collections={str(name) for name in names if name})
+
+
+def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:
+    """The documents of a file with one to a line, None where it is no such file."""
+    lines = content.splitlines()
+    if len(lines) < 2 or not lines[0].rstrip().endswith(b"}"):
+        return None
+    try:
+        json.loads(lines[0])
+    except ValueError:
+        return None
+    return [parse_json(line, place) for line in lines if line.strip()]
+
+
+def absolute(doc: dict[str, Any], place: str, *, from_self: bool = False) -> dict[str, Any]:
+    """The item with absolute asset hrefs.
+
+    Args:
+        doc: an item.
+        place: where it was read.
+        from_self: its assets are written as seen from its self link, where it has one: it was read from
+            among others.
+    """
+    base = place
+    if from_self:
+        own = next((link["href"] for link in links_of(doc) if link["rel"] == "self"), "")
+        if own and (is_remote(own) or not is_remote(place)):
+            base = resolve_href(own, base=place)
+    assets = doc.get("assets")
+    if not isinstance(assets, dict):
+        raise CatalogError("an item has no assets", item=doc.get("id"), catalog=unsigned(place))
+    kept = {
+        key: {**asset, "href": resolve_href(asset["href"], base=base)}
+        for key, asset in assets.items()
+        if isinstance(asset, dict) and isinstance(asset.get("href"), str)
+    }
+    return {**doc, "assets": kept}
+
+
+def without_nulls(node: Any) -> Any:
+    """JSON without the nulls that a table puts where a row has no such field.
+
+    An item's own null ``datetime`` goes with them: it says no more than its absence.
+    """
+    if isinstance(node, dict):
+        return {key: without_nulls(value) for key, value in node.items() if value is not None}
+    if isinstance(node, list | tuple):
+        return [without_nulls(value) for value in node]
+    return node
+
+
+def _looked_at(
+    doc: dict[str, Any], place: str, parent: str, only: frozenset[str], holding: Holding, fetch: Fetch
+) -> Iterable[tuple[str, str]]:
+    """Takes the items a document holds; gives the links to follow, each with the collection it is under."""
+    kind = doc.get("type")
+    if kind == "Feature":
+        _take(doc, place, parent, holding, from_self=False)
+        return
+    if kind == "FeatureCollection":
+        for found in pages(fetch, place, first_page=doc):
+            _take(found, place, parent, holding, from_self=True)
+        return
+    if kind not in ("Catalog", "Collection"):
+        raise CatalogError(
+            f"a document of type {str(kind)[:40]!r} is not STAC",
+            fix="STAC has Catalog, Collection, Feature and FeatureCollection",
+            catalog=unsigned(place),
+        )
+    name = str(doc.get("id")) if kind == "Collection" else parent
+    if kind == "Collection":
+        holding.collections.add(name)
+    followed = ("child", "item") if not only or name in only or kind == "Catalog" else ("child",)
+    for link in links_of(doc):
+        if link["rel"] in followed:
+            yield resolve_href(link["href"], base=place), name
+
+
+def _take(doc: dict[str, Any], place: str, parent: str, holding: Holding, *, from_self: bool) -> None:
+    if not isinstance(doc.get("id"), str):
+        raise CatalogError("a STAC item has no id", catalog=unsigned(place))
+    if not doc.get("collection") and parent:
+        doc = {**doc, "collection": parent}
+    if doc.get("collection"):
+        holding.collections.add(str(doc["collection"]))
+    holding.items.append(absolute(doc, place, from_self=from_self))
+
+
+def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any]:
+    try:
+        check_href(target, catalog=root)
+    except AssetError as error:
+        raise CatalogError(
+            f"a link of the catalog: {error.what}", catalog=unsigned(root), link=target
+        ) from error
+    try:
+        return fetch.json(target)
+    except SpecError as error:
+        raise CatalogError(
+            "a link of the catalog leads nowhere", catalog=unsigned(root), link=target
+        ) from error

@@ -1,0 +1,90 @@
+"""One driver a mosaic: a small file that says who runs it, kept fresh while they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+
+from mapper.errors import BusyError
+from mapper.storage import Folder
+
+HEARTBEAT_S = 10.0
+STALE_AFTER_S = 60.0
+"""A lease this old belongs to a driver that is gone or cannot reach the store."""
+
+
+class Lease:
+    """Held while a run writes to a mosaic; a context manager.
+
+    A driver that was killed on this machine is known to be gone by its process id, and its lease is taken over at
+    once; one of another machine is waited out.
+    """
+
+    def __init__(self, mosaic: str, run: str) -> None:
+        self._folder = Folder(mosaic.rstrip("/")).child(".resmap")
+        self._mosaic = mosaic
+        self._holder = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+        self._stop = threading.Event()
+        self._beat = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        holder = self._read()
+        if holder is not None and not self._gone(holder):
+            raise BusyError(
+                f"run {holder.get('run')} is writing this mosaic now",
+                fix="wait for it; `resmap status` shows it",
+                mosaic=self._mosaic,
+                host=holder.get("host"),
+                pid=holder.get("pid"),
+            )
+        self._write()
+        now = self._read()
+        if now is None or now.get("id") != self._holder["id"]:  # another took it in the same moment
+            raise BusyError(
+                "another process has just begun to write this mosaic", fix="wait for it", mosaic=self._mosaic
+            )
+        self._beat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._beat.join(timeout=HEARTBEAT_S)
+        holder = self._read()
+        if holder is not None and holder.get("id") == self._holder["id"]:
+            self._folder.remove("lease.json")
+
+    def _keep(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            self._write()
+
+    def _write(self) -> None:
+        self._folder.write("lease.json", json.dumps({**self._holder, "at": time.time()}).encode())
+
+    def _read(self) -> dict[str, object] | None:
+        try:
+            holder: dict[str, object] = json.loads(self._folder.read("lease.json"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return holder
+
+    def _gone(self, holder: dict[str, object]) -> bool:
+        if holder.get("host") == self._holder["host"] and isinstance(holder.get("pid"), int):
+            return holder["pid"] == os.getpid() or not _alive(int(str(holder["pid"])))
+        return time.time() - float(str(holder.get("at", 0))) > STALE_AFTER_S
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

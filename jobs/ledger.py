@@ -1,0 +1,260 @@
+"""The state of every tile of a run, beside the mosaic: append-only parts, one writer.
+
+    <mosaic>/.resmap/runs/<run>/
+      job.yaml       the job as it was given
+      area.wkb       its area, resolved
+      items.parquet  the frozen search (stac-geoparquet); row n is item n in the source layer
+      tiles.parquet  the plan; row n is tile n of the ledger
+      ledger/        part-000001-<write id>.parquet …   a row an outcome; the last row of a tile is its state
+      run.json       what ran: versions, model, weights, workers, times, state
+
+A row is added after its tile is written. What a killed run had written and not yet recorded is written again, to
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.plan import PlannedTile
+from mapper.errors import MapperError, MosaicError
+from mapper.storage import Folder, is_local
+
+State = Literal["done", "nodata", "failed", "quarantined"]
+FINISHED: frozenset[str] = frozenset({"done", "nodata"})
+
+FLUSH_EVERY_S = 1.0
+"""What a killed driver forgets at most: tiles that it would do again."""
+
+_ROWS = pa.schema(
+    [
+        ("tile", pa.int64()),
+        ("state", pa.string()),
+        ("attempts", pa.int32()),
+        ("worker", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("prompts", pa.list_(pa.string())),
+        ("checksums", pa.list_(pa.uint32())),
+        ("source_checksum", pa.uint32()),
+        ("present_px", pa.list_(pa.int64())),
+        ("asked_px", pa.int64()),
+        ("seen_px", pa.int64()),
+        ("windows", pa.int32()),
+        ("seam", pa.float64()),
+        ("read_s", pa.float64()),
+        ("infer_s", pa.float64()),
+        ("write_s", pa.float64()),
+        ("cause", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+_TILES = pa.schema(
+    [
+        ("grid", pa.int16()),
+        ("step", pa.int32()),
+        ("row", pa.int32()),
+        ("column", pa.int32()),
+        ("clipped", pa.bool_()),
+        ("items", pa.list_(pa.int32())),
+        ("key", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One outcome of one tile."""
+
+    tile: int
+    state: State
+    attempts: int
+    worker: str
+    at: datetime
+    prompts: tuple[str, ...] = ()
+    """Names of the prompts written."""
+
+    checksums: tuple[int, ...] = ()
+    """CRC-32 of mask and score, one a prompt."""
+
+    source_checksum: int | None = None
+    present_px: tuple[int, ...] = ()
+    asked_px: int = 0
+    seen_px: int = 0
+    windows: int = 0
+    seam: float | None = None
+    read_s: float = 0.0
+    infer_s: float = 0.0
+    write_s: float = 0.0
+    cause: str = ""
+    """Class of the error."""
+
+    error: str = ""
+
+
+def runs_folder(mosaic: str) -> Folder:
+    """Where the runs of a mosaic are kept."""
+    return Folder(mosaic.rstrip("/")).child(".resmap/runs")
+
+
+def run_names(mosaic: str) -> list[str]:
+    """The runs that have a plan, oldest first."""
+    folder = runs_folder(mosaic)
+    names = [path.split("/")[0] for path in folder.names("*/run.json")]
+    return sorted(names, key=lambda name: str(RunFolder(mosaic, name).facts().get("created", "")))
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, mosaic: str, run: str) -> None:
+        self.run = run
+        self.mosaic = mosaic
+        self._folder = runs_folder(mosaic).child(run)
+
+    def exists(self) -> bool:
+        """Whether the run has been planned: its last file is there."""
+        return self._folder.exists("run.json")
+
+    def save_plan(
+        self,
+        *,
+        job: str,
+        area: bytes,
+        items: bytes,
+        tiles: Sequence[PlannedTile],
+        keys: Iterable[str],
+        facts: dict[str, Any],
+    ) -> None:
+        """Put the frozen plan; ``run.json`` last, so that a run either has all of it or is not there."""
+        table = pa.Table.from_pylist(
+            [
+                {"grid": t.grid, "step": t.step, "row": t.row, "column": t.column, "clipped": t.clipped,
+                 "items": list(t.items), "key": key}
+                for t, key in zip(tiles, keys, strict=True)
+            ],
+            schema=_TILES,
+        )  # fmt: skip
+        try:
+            self._folder.write("job.yaml", job.encode())
+            self._folder.write("area.wkb", area)
+            self._folder.write("items.parquet", items)
+            self._folder.write("tiles.parquet", _to_bytes(table))
+            self.save_facts({**facts, "created": _now().isoformat()})
+        except OSError as error:
+            raise _unwritable(error, self.mosaic) from error
+
+    def job(self) -> str:
+        """The job file, as it was given."""
+        return self._folder.read("job.yaml").decode()
+
+    def area(self) -> bytes:
+        """The area as WKB, longitude and latitude."""
+        return self._folder.read("area.wkb")
+
+    def items(self) -> bytes:
+        """The frozen search."""
+        return self._folder.read("items.parquet")
+
+    def tiles(self) -> list[PlannedTile]:
+        """The planned tiles."""
+        columns = self._table("tiles.parquet").to_pylist()
+        return [
+            PlannedTile(
+                grid=row["grid"], step=row["step"], row=row["row"], column=row["column"], clipped=row["clipped"],
+                items=tuple(row["items"]),
+            )
+            for row in columns
+        ]  # fmt: skip
+
+    def keys(self) -> list[str]:
+        """The names of its tiles, in order."""
+        keys: list[str] = self._table("tiles.parquet").column("key").to_pylist()
+        return keys
+
+    def facts(self) -> dict[str, Any]:
+        """What ran: the content of ``run.json``."""
+        facts: dict[str, Any] = json.loads(self._folder.read("run.json"))
+        return facts
+
+    def save_facts(self, facts: dict[str, Any]) -> None:
+        """Put ``run.json`` in place of the last one."""
+        self._folder.write("run.json", json.dumps(facts, indent=2, sort_keys=True).encode())
+
+    def entries(self) -> Iterator[Entry]:
+        """Every outcome, in the order recorded."""
+        for name in self._folder.names("ledger/part-*.parquet"):
+            for row in self._table(name).to_pylist():
+                yield Entry(
+                    **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+                )
+
+    def states(self) -> dict[int, Entry]:
+        """The last outcome of every tile that has one."""
+        return {entry.tile: entry for entry in self.entries()}
+
+    def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger:
+        """The ledger, open for appending."""
+        parts = len(self._folder.names("ledger/part-*.parquet"))
+        return Ledger(self._folder, first_part=parts + 1, mosaic=self.mosaic, clock=clock)
+
+    def _table(self, name: str) -> pa.Table:
+        return pq.read_table(io.BytesIO(self._folder.read(name)))
+
+
+class Ledger:
+    """Appends outcomes, a part every second."""
+
+    def __init__(self, folder: Folder, *, first_part: int, mosaic: str, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._part = first_part
+        self._mosaic = mosaic
+        self._clock = clock
+        self._rows: list[dict[str, Any]] = []
+        self._flushed = clock()
+
+    def record(self, entry: Entry) -> None:
+        """Add one outcome; on disk within a second, if more come, or at ``flush``."""
+        self._rows.append({field: getattr(entry, field) for field in _ROWS.names})
+        if self._clock() - self._flushed >= FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what is not yet on disk as one part."""
+        if self._rows:
+            # The write id keeps two writers that should not both be here from replacing each other's parts.
+            name = f"ledger/part-{self._part:06d}-{uuid.uuid4().hex[:8]}.parquet"
+            try:
+                self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=_ROWS)))
+            except OSError as error:
+                raise _unwritable(error, self._mosaic) from error
+            self._part += 1
+            self._rows = []
+        self._flushed = self._clock()
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", store_schema=True, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _unwritable(error: OSError, mosaic: str) -> MapperError:
+    what = f"nothing can be written beside the mosaic: {error.strerror or error}"
+    fix = "choose another output.mosaic" + (
+        ", or make room and rights there" if is_local(mosaic) else " or check the bucket"
+    )
+    return MosaicError(what, fix=fix, mosaic=mosaic)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,273 @@
+"""A job → its frozen plan: found beside the mosaic, or searched for, laid and put there."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import shapely
+import yaml
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.hrefs import check_href
+from catalogs.items import item_from_stac
+from catalogs.search import Query, StacItem, search
+from catalogs.snapshot import freeze, thaw
+from jobs.areas import geometry_of, grown
+from jobs.job import Job
+from jobs.ledger import FINISHED, RunFolder, run_names
+from jobs.plan import Plan, lay_grids, lay_plan, native_lattice
+from jobs.spec import JobSpec, answer_key, canonical, run_id
+from mapper import models
+from mapper.errors import MosaicError
+from mapper.imagery import Band, Item
+from mapper.mosaic import Mosaic, MosaicSpec
+from mapper.read import place_of
+
+LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job with its plan."""
+
+    job: Job
+    run: str
+    area: BaseGeometry
+    plan: Plan
+    folder: RunFolder
+    frozen: bytes
+    """The item table, as it is kept beside the mosaic."""
+
+    saved: bool
+    """Whether the plan lies beside the mosaic already."""
+
+
+def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepared:
+    """Find the run of this job, or plan it. Nothing is written.
+
+    A job that adds a sentence to a mosaic takes over the items frozen there: all sentences of a mosaic are asked
+    of the same pictures.
+    """
+    spec = job.spec
+    area = geometry_of(spec.area, folder=job.folder)
+    wkb = shapely.to_wkb(area)
+    name = run_id(spec, area_wkb=wkb)
+    folder = RunFolder(spec.output.mosaic, name)
+    window_px = models.window_px(spec.model.name)
+    if folder.exists():
+        tell(f"run {name} was planned before; going on with it")
+        return _known(job, folder, window_px)
+    earlier = _first_run_like(spec, wkb)
+    if earlier is not None:
+        tell(f"taking over the imagery of run {earlier.run}")
+        frozen = earlier.items()
+        documents = thaw(frozen)
+    else:
+        documents = _find(spec, area, window_px, tell)
+        frozen = freeze(documents)
+    items = _items(spec, documents)
+    plan = lay_plan(spec, items, area, window_px=window_px)
+    return Prepared(job=job, run=name, area=area, plan=plan, folder=folder, frozen=frozen, saved=False)
+
+
+def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
+    """The plan beside the mosaic, as it was laid."""
+    spec = job.spec
+    area = shapely.from_wkb(folder.area())
+    frozen = folder.items()
+    items = _items(spec, thaw(frozen))
+    grids = lay_grids(spec, items, area)
+    facts = folder.facts()
+    plan = Plan(
+        items=tuple(items),
+        grids=tuple(grid for grid, _ in grids),
+        areas={grid.name: shape for grid, shape in grids},
+        steps=tuple(_aware(step) for step in facts["steps"]),
+        tiles=tuple(folder.tiles()),
+    )
+    return Prepared(job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True)
+
+
+def _aware(text: str) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text)
+
+
+def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str], None]) -> list[StacItem]:
+    """All items a window of the area may look at, so that the answer does not depend on where the area ends."""
+    query = Query(
+        catalog=spec.imagery.catalog,
+        collections=spec.imagery.collections,
+        area=area,
+        datetime=spec.imagery.datetime,
+        filter=spec.imagery.filter,
+    )
+    resolution_m = spec.grid.resolution_m
+    tell(f"searching {spec.imagery.catalog}")
+    if resolution_m is None:
+        resolution_m = _metres(_items(spec, search(query)))
+    return search(replace(query, area=grown(area, window_px * resolution_m)))
+
+
+def _metres(items: Sequence[Item]) -> float:
+    """Side of a native pixel in metres, rounded up where the CRS counts degrees."""
+    lattice = native_lattice(items)
+    side = max(lattice.res_x, lattice.res_y)
+    from jobs.areas import METRES_PER_DEGREE
+    from pyproj import CRS
+
+    return side * METRES_PER_DEGREE if CRS.from_user_input(lattice.crs).is_geographic else side
+
+
+def _items(spec: JobSpec, documents: Sequence[StacItem]) -> list[Item]:
+    """The items in the mapper's words, their hrefs judged, and placed by their files where the catalog is silent."""
+    items = [
+        item_from_stac(doc, bands=spec.imagery.bands, index=index) for index, doc in enumerate(documents)
+    ]
+    items = [_judged(item, spec.imagery.catalog) for item in items]
+    if spec.grid.crs == "native":
+        items = [_placed_by_file(item) for item in items]
+    return items
+
+
+def _judged(item: Item, catalog: str) -> Item:
+    def judge(band: Band) -> Band:
+        return replace(band, asset=replace(band.asset, href=check_href(band.asset.href, catalog=catalog)))
+
+    cloud = None if item.cloud is None else replace(item.cloud, band=judge(item.cloud.band))
+    return replace(item, bands=tuple(judge(band) for band in item.bands), cloud=cloud)
+
+
+def _placed_by_file(item: Item) -> Item:
+    if all(band.asset.placement is not None for band in item.bands):
+        return item
+    bands = tuple(
+        band
+        if band.asset.placement is not None
+        else replace(band, asset=replace(band.asset, placement=place_of(band.asset)))
+        for band in item.bands
+    )
+    return replace(item, bands=bands)
+
+
+def _first_run_like(spec: JobSpec, area_wkb: bytes) -> RunFolder | None:
+    """The oldest run of this mosaic whose values depend on the same things, sentences apart."""
+    key = answer_key(spec, area_wkb=area_wkb)
+    for name in run_names(spec.output.mosaic):
+        folder = RunFolder(spec.output.mosaic, name)
+        if folder.facts().get("answer_key") == key:
+            return folder
+    return None
+
+
+def save(prepared: Prepared) -> None:
+    """Put the plan beside the mosaic, before anything else is made there."""
+    spec = prepared.job.spec
+    area = shapely.to_wkb(prepared.area)
+    prepared.folder.save_plan(
+        job=yaml.safe_dump(canonical(spec), sort_keys=False),
+        area=area,
+        items=prepared.frozen,
+        tiles=prepared.plan.tiles,
+        keys=(prepared.plan.key(row) for row in range(len(prepared.plan.tiles))),
+        facts={
+            "run": prepared.run,
+            "name": spec.name,
+            "state": "planned",
+            "answer_key": answer_key(spec, area_wkb=area),
+            "steps": [step.isoformat() for step in prepared.plan.steps],
+            "versions": {"resmap": version("resmap"), "python": platform.python_version()}
+            | {library: version(library) for library in LIBRARIES},
+        },
+    )
+
+
+def open_output(prepared: Prepared) -> Mosaic:
+    """The mosaic of a prepared job: made, or opened and given room for new sentences.
+
+    Raises:
+        MosaicError: what is there is another job's.
+    """
+    spec, plan, url = prepared.job.spec, prepared.plan, prepared.job.spec.output.mosaic
+    made_by = {
+        "answer_key": answer_key(spec, area_wkb=shapely.to_wkb(prepared.area)),
+        "model": spec.model.name,
+    }
+    if not Mosaic.exists(url):
+        return Mosaic.create(
+            url, MosaicSpec(grids=plan.grids, prompts=spec.prompt_values(), times=plan.steps, made_by=made_by)
+        )
+    mosaic = Mosaic.open(url)
+    check_output(prepared, mosaic)
+    known = {prompt.name for prompt in mosaic.prompts}
+    new = [prompt for prompt in spec.prompt_values() if prompt.name not in known]
+    if new:
+        mosaic.add_prompts(new)
+    return mosaic
+
+
+def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
+    """Whether this job may write to that mosaic.
+
+    Raises:
+        MosaicError: it is another job's, or holds another sentence under one of our names.
+    """
+    spec = prepared.job.spec
+    if mosaic.made_by.get("answer_key") != answer_key(spec, area_wkb=shapely.to_wkb(prepared.area)):
+        raise MosaicError(
+            "this mosaic was made by another job: its area, imagery, grid, model or windows differ",
+            fix="choose another output.mosaic; only prompts may be added to one",
+            mosaic=mosaic.url,
+        )
+    known = {prompt.name: prompt for prompt in mosaic.prompts}
+    for prompt in spec.prompt_values():
+        if prompt.name in known and known[prompt.name] != prompt:
+            raise MosaicError(
+                f"prompt {prompt.name!r} stands in this mosaic for {known[prompt.name].expression!r} "
+                f"at {known[prompt.name].threshold:g}",
+                fix="give the new sentence another name",
+                mosaic=mosaic.url,
+            )
+
+
+def still_wanted(
+    prepared: Prepared, mosaic: Mosaic, *, retry: bool
+) -> tuple[dict[int, tuple[int, ...]], frozenset[int]]:
+    """What is left to do, by all runs of this mosaic: tile row → prompt positions, and the rows with a source layer.
+
+    Args:
+        prepared: the job and its plan.
+        mosaic: where it writes.
+        retry: whether tiles given up before are taken again.
+    """
+    position = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
+    wanted_names = [prompt.name for prompt in prepared.job.spec.prompts]
+    done: set[tuple[str, str]] = set()
+    sources: set[str] = set()
+    given_up: set[int] = set()
+    for name in run_names(mosaic.url):
+        folder = RunFolder(mosaic.url, name)
+        keys = folder.keys()
+        for tile, entry in folder.states().items():
+            if entry.state in FINISHED:
+                done |= {(keys[tile], prompt) for prompt in entry.prompts}
+                sources.add(keys[tile])
+            elif name == prepared.run and entry.state == "quarantined":
+                given_up.add(tile)
+    wanted: dict[int, tuple[int, ...]] = {}
+    written: set[int] = set()
+    for row in range(len(prepared.plan.tiles)):
+        key = prepared.plan.key(row)
+        if key in sources:
+            written.add(row)
+        if row in given_up and not retry:
+            continue
+        missing = tuple(position[prompt] for prompt in wanted_names if (key, prompt) not in done)
+        if missing:
+            wanted[row] = missing
+    return wanted, frozenset(written)

@@ -1,0 +1,445 @@
+"""Plan → pool → ledger → mosaic: one run, from start or from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
+from cluster.telemetry import Telemetry, WorkerSample
+from jobs.job import Job
+from jobs.lease import Lease
+from jobs.ledger import Entry
+from jobs.prepare import Prepared, check_output, open_output, prepare, save, still_wanted
+from jobs.registry import Registry, RunRow
+from jobs.verify import verify_run
+from mapper.errors import MapperError, ModelError, SpecError, VerifyError
+from mapper.map_tile import ModelChoice, Setup
+from mapper.mosaic import Mosaic
+
+SAMPLE_TILES = 8
+"""Tiles that every run reads back at its end."""
+
+
+class Watcher(Protocol):
+    """Is told how a run gets on."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    def begin(self, total: int, already: int) -> None:
+        """So many tiles in all, so many of them done before."""
+
+    def tile(self, outcome: Outcome, samples: list[WorkerSample]) -> None:
+        """A tile is over."""
+
+    def end(self) -> None:
+        """No more tiles."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def begin(self, total: int, already: int) -> None:
+        """Nothing."""
+
+    def tile(self, outcome: Outcome, samples: list[WorkerSample]) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a run ended; what ``resmap run --json`` prints."""
+
+    run: str
+    mosaic: str
+    state: str
+    """done · quarantined (finished, some tiles given up) · interrupted."""
+
+    tiles: Mapping[str, int]
+    """planned, done, nodata, failed, quarantined."""
+
+    seconds: float
+    worked_tiles: int
+    """Tiles mapped this time; the others were finished before."""
+
+    seam: float | None
+    """Share of the pixels where windows meet on which they disagree, before they are blended."""
+
+    verified_tiles: int
+    problems: tuple[Mapping[str, str], ...] = ()
+    """The tiles given up: tile, error, fix."""
+
+    workers: tuple[Mapping[str, Any], ...] = ()
+    """Throughput by worker: tiles, tiles_per_s, km2_per_h, busy, and seconds by stage."""
+
+    device: str = ""
+
+    @property
+    def exit_status(self) -> int:
+        """As the command line ends."""
+        if self.state == "interrupted":
+            return 130
+        return 4 if self.tiles["failed"] or self.tiles["quarantined"] else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Run:
+    """A run under way in a thread. ``stop`` drains it; ``wait`` gives the summary or raises what ended it."""
+
+    def __init__(
+        self, prepared: Prepared, make_pool: Callable[[Setup], Pool], watcher: Watcher, *, retry: bool
+    ) -> None:
+        self.prepared = prepared
+        self.name = prepared.run
+        self._make_pool = make_pool
+        self._watcher = watcher
+        self._retry = retry
+        self._stop = threading.Event()
+        self._summary: Summary | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._go, name=f"run-{self.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand out no more tiles; those in hand are finished and recorded."""
+        self._stop.set()
+
+    def wait(self, timeout_s: float | None = None) -> Summary:
+        """How it ended.
+
+        Raises:
+            TimeoutError: it has not ended yet.
+            MapperError: what ended it.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"run {self.name} goes on")
+        if self._error is not None:
+            raise self._error
+        assert self._summary is not None  # the thread ends with one or the other
+        return self._summary
+
+    def _go(self) -> None:
+        try:
+            self._summary = _execute(
+                self.prepared, self._make_pool, self._watcher, self._stop.is_set, retry=self._retry
+            )
+        except BaseException as error:  # raised again in ``wait``, in the caller's thread
+            self._error = error
+
+
+def start(
+    job: Job,
+    *,
+    gpus: int | None = None,
+    address: str | None = None,
+    local: bool = False,
+    watcher: Watcher | None = None,
+    retry: bool = False,
+) -> Run:
+    """Plan if needed, and start or resume. Arguments as in ``Job.run``."""
+    watcher = watcher or Silent()
+    prepared = prepare(job, tell=watcher.say)
+    wanted_gpus = gpus if gpus is not None else job.spec.compute.gpus
+
+    def make_pool(setup: Setup) -> Pool:
+        if local:
+            from cluster.local import LocalPool
+
+            return LocalPool(setup)
+        from cluster.ray_pool import RayPool
+
+        return RayPool(setup, workers=None if wanted_gpus == "auto" else wanted_gpus, address=address)
+
+    return Run(prepared, make_pool, watcher, retry=retry)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a run has seen so far."""
+
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    seams: list[tuple[float, int]] = field(default_factory=list)
+    worked: int = 0
+
+
+def _execute(
+    prepared: Prepared,
+    make_pool: Callable[[Setup], Pool],
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+    *,
+    retry: bool,
+) -> Summary:
+    started = time.monotonic()
+    spec, folder = prepared.job.spec, prepared.folder
+    if prepared.saved and not retry and (ended := _ended_before(prepared)) is not None:
+        watcher.say(f"run {prepared.run} is finished; nothing to do")
+        return ended
+    if Mosaic.exists(spec.output.mosaic):
+        check_output(prepared, Mosaic.open(spec.output.mosaic, writable=False))
+    with Lease(spec.output.mosaic, prepared.run):
+        if not prepared.saved:
+            save(prepared)
+        mosaic = open_output(prepared)
+        wanted, sources = still_wanted(prepared, mosaic, retry=retry)
+        facts = folder.facts() | {
+            "state": "running",
+            "planned": facts_planned(prepared, wanted, folder.facts()),
+        }
+        folder.save_facts(facts)
+        _register(prepared, "running", facts["planned"], facts["planned"] - len(wanted))
+        tally = _Tally()
+        devices = ""
+        if wanted and not stopped():
+            watcher.begin(facts["planned"], facts["planned"] - len(wanted))
+            pool = make_pool(setup_for(prepared, mosaic))
+            try:
+                workers = pool.facts()
+                devices = ", ".join(sorted({worker.device for worker in workers}))
+                facts = _agreed(facts, workers)
+                folder.save_facts(facts)
+                _work(prepared, mosaic, pool, wanted, sources, watcher, stopped, tally)
+            finally:
+                pool.close()
+                watcher.end()
+        return _conclude(prepared, facts, tally, started, devices, interrupted=stopped())
+
+
+def facts_planned(prepared: Prepared, wanted: Mapping[int, tuple[int, ...]], facts: Mapping[str, Any]) -> int:
+    """Tiles this run answers for: those it had to write when it first began."""
+    return int(facts["planned"]) if "planned" in facts else len(wanted)
+
+
+def setup_for(prepared: Prepared, mosaic: Mosaic) -> Setup:
+    """What the workers of a prepared job must know."""
+    spec = prepared.job.spec
+    return Setup(
+        mosaic=spec.output.mosaic,
+        model=ModelChoice(
+            name=spec.model.name,
+            weights=spec.model.weights,
+            sha256=spec.model.sha256,
+            precision=spec.model.precision,
+        ),
+        prompts=mosaic.prompts,
+        bands=len(spec.imagery.bands),
+        stretch=spec.imagery.scale.from_ if spec.imagery.scale else None,
+        composite="median" if spec.imagery.composite == "median" else "first",
+        overlap_px=spec.windows.overlap_px,
+        blend=spec.windows.blend,
+        batch=None if spec.compute.batch == "auto" else spec.compute.batch,
+        areas=dict(prepared.plan.areas),
+    )
+
+
+def _work(
+    prepared: Prepared,
+    mosaic: Mosaic,
+    pool: Pool,
+    wanted: Mapping[int, tuple[int, ...]],
+    sources: frozenset[int],
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+    tally: _Tally,
+) -> None:
+    ledger = prepared.folder.ledger()
+    names = [prompt.name for prompt in mosaic.prompts]
+    tasks = prepared.plan.tasks(wanted, written_sources=sources)
+    try:
+        for outcome in outcomes(pool, tasks, stopped=stopped):
+            ledger.record(_entry(outcome, names))
+            tally.telemetry.record(outcome, area_km2=prepared.plan.tile_km2(outcome.task.id))
+            if outcome.result is not None:
+                tally.worked += 1
+                if outcome.result.seam is not None:
+                    tally.seams.append((outcome.result.seam, outcome.result.windows))
+            watcher.tile(outcome, list(tally.telemetry.samples()))
+    finally:
+        ledger.flush()
+
+
+def _entry(outcome: Outcome, names: list[str]) -> Entry:
+    result, error = outcome.result, outcome.error
+    common = {
+        "tile": outcome.task.id,
+        "attempts": outcome.attempts,
+        "worker": outcome.worker,
+        "at": datetime.now(UTC),
+    }
+    if result is None:
+        assert error is not None  # an outcome has one or the other
+        # What may pass on its own is taken again by the next run; the rest waits for `resmap run --retry`.
+        state = "failed" if error.retryable else "quarantined"
+        return Entry(**common, state=state, cause=type(error).__name__, error=str(error))  # type: ignore[arg-type]
+    return Entry(
+        **common,  # type: ignore[arg-type]
+        state="nodata" if result.nodata else "done",
+        prompts=tuple(names[prompt] for prompt, _ in result.checksums),
+        checksums=tuple(crc for _, crc in result.checksums),
+        source_checksum=result.source_checksum,
+        present_px=result.present_px,
+        asked_px=result.asked_px,
+        seen_px=result.seen_px,
+        windows=result.windows,
+        seam=result.seam,
+        read_s=result.seconds["read"],
+        infer_s=result.seconds["infer"],
+        write_s=result.seconds["write"],
+    )
+
+
+def _agreed(facts: dict[str, Any], workers: list[WorkerFacts] | Any) -> dict[str, Any]:
+    """The run's facts with its workers in them.
+
+    Raises:
+        ModelError: the workers, or an earlier part of this run, loaded something else.
+    """
+    prints = {worker.fingerprint for worker in workers}
+    before = facts.get("fingerprint")
+    if len(prints) > 1 or (before is not None and prints != {before}):
+        raise ModelError(
+            "the model is not the same in all workers, or not the one this run began with",
+            fix="give every node the same weights, or write to a new mosaic",
+            found=", ".join(sorted(prints | ({before} if before else set()))),
+        )
+    return facts | {"fingerprint": next(iter(prints)), "workers": [asdict(worker) for worker in workers]}
+
+
+def _ended_before(prepared: Prepared) -> Summary | None:
+    """The summary of a run that has nothing left to do."""
+    facts = prepared.folder.facts()
+    if facts.get("state") not in ("done", "quarantined") or "summary" not in facts:
+        return None
+    if any(entry.state == "failed" for entry in prepared.folder.states().values()):
+        return None
+    past = facts["summary"]
+    return Summary(
+        **{
+            **past,
+            "seconds": 0.0,
+            "worked_tiles": 0,
+            "problems": tuple(past["problems"]),
+            "workers": tuple(past["workers"]),
+        }
+    )
+
+
+def _conclude(
+    prepared: Prepared,
+    facts: dict[str, Any],
+    tally: _Tally,
+    started: float,
+    device: str,
+    *,
+    interrupted: bool,
+) -> Summary:
+    states = prepared.folder.states()
+    counts = Counter(entry.state for entry in states.values())
+    planned = int(facts["planned"])
+    tiles = {"planned": planned} | {
+        state: counts[state] for state in ("done", "nodata", "failed", "quarantined")
+    }
+    left = planned - sum(tiles[state] for state in ("done", "nodata", "failed", "quarantined"))
+    elapsed = time.monotonic() - started
+    problems = tuple(
+        {"tile": _named(prepared, row), "error": entry.error, "cause": entry.cause}
+        for row, entry in sorted(states.items())
+        if entry.state in ("failed", "quarantined")
+    )
+    state = "interrupted" if interrupted and left > 0 else ("quarantined" if problems else "done")
+    report = verify_run(prepared.folder, sample=SAMPLE_TILES)
+    if report.bad:
+        raise VerifyError(
+            f"{len(report.bad)} of {report.checked} tiles read back are not what was written",
+            fix="run `resmap verify --full`, then mend the store",
+            mosaic=prepared.job.spec.output.mosaic,
+            first=report.bad[0].tile,
+        )
+    summary = Summary(
+        run=prepared.run,
+        mosaic=prepared.job.spec.output.mosaic,
+        state=state,
+        tiles=tiles,
+        seconds=round(elapsed, 3),
+        worked_tiles=tally.worked,
+        seam=float(np.average(*zip(*tally.seams, strict=True))) if tally.seams else facts.get("seam"),
+        verified_tiles=report.checked,
+        problems=problems,
+        workers=tuple(_worker(sample, elapsed) for sample in tally.telemetry.samples()),
+        device=device,
+    )
+    prepared.folder.save_facts(
+        facts
+        | {
+            "state": state,
+            "ended": datetime.now(UTC).isoformat(),
+            "summary": summary.as_json(),
+            "seam": summary.seam,
+        }
+    )
+    _register(prepared, state, planned, tiles["done"] + tiles["nodata"])
+    return summary
+
+
+def _named(prepared: Prepared, row: int) -> str:
+    tile = prepared.plan.tiles[row]
+    return f"{prepared.plan.grids[tile.grid].name or '0'}/r{tile.row}c{tile.column}/t{tile.step}"
+
+
+def _worker(sample: WorkerSample, elapsed: float) -> dict[str, Any]:
+    rates = {key: round(value, 4) for key, value in sample.rates(elapsed).items()}
+    seconds = {stage: round(value, 3) for stage, value in sample.seconds.items()}
+    return {
+        "worker": sample.worker,
+        "tiles": sample.tiles,
+        "windows": sample.windows,
+        **rates,
+        "seconds": seconds,
+    }
+
+
+def _register(prepared: Prepared, state: str, planned: int, finished: int) -> None:
+    """Tell the index. It can be rebuilt, so a run does not fail for want of it."""
+    with contextlib.suppress(MapperError):
+        Registry().save(
+            RunRow(
+                run=prepared.run,
+                mosaic=prepared.job.spec.output.mosaic,
+                name=prepared.job.spec.name,
+                state=state,
+                planned=planned,
+                finished=finished,
+            )
+        )
+
+
+def refuse_over_budget(cost_usd: float, budget_usd: float | None) -> None:
+    """Stop a job whose plan costs more than its budget.
+
+    Raises:
+        SpecError: it does.
+    """
+    if budget_usd is not None and cost_usd > budget_usd:
+        raise SpecError(
+            f"the plan costs about ${cost_usd:,.2f}, and the budget is ${budget_usd:,.2f}",
+            fix="raise compute.budget_usd, or ask for less",
+        )

@@ -1,0 +1,306 @@
+"""The job file: what a user may write, checked at the door.
+
+``resmap schema`` prints its JSON Schema. Unknown keys are refused: a setting that is misspelt must not be a
+setting that is ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mapper.errors import SpecError
+from mapper.prompts import Prompt
+
+LARGEST_FILE_BYTES = 4 * 1024 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Area(_Section):
+    """Where to map: exactly one of the three, in longitude and latitude."""
+
+    bbox: tuple[float, float, float, float] | None = Field(
+        None, description="west, south, east, north in degrees"
+    )
+    geojson: str | None = Field(
+        None, description="file (relative to the job file) or URL of a GeoJSON document"
+    )
+    wkt: str | None = Field(None, description="a POLYGON or MULTIPOLYGON")
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Area:
+        if sum(value is not None for value in (self.bbox, self.geojson, self.wkt)) != 1:
+            raise ValueError("give exactly one of bbox, geojson, wkt")
+        if self.bbox is not None:
+            west, south, east, north = self.bbox
+            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+                raise ValueError(
+                    "bbox is [west, south, east, north] in degrees, west < east and south < north"
+                )
+        return self
+
+
+class Scale(_Section):
+    """Source values → 0..255, one range for the whole run."""
+
+    from_: tuple[float, float] = Field(
+        alias="from", description="values that become 0 and 255, after the item's own scale and offset"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Scale:
+        if not self.from_[0] < self.from_[1]:
+            raise ValueError("from is [low, high] with low < high")
+        return self
+
+
+class Imagery(_Section):
+    """Which pictures."""
+
+    catalog: str = Field(
+        description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL"
+    )
+    collections: tuple[str, ...] = Field((), description="their ids; empty takes all of the catalog")
+    datetime: str | None = Field(None, description="as in STAC: one time, or begin/end, .. for open")
+    filter: str | None = Field(None, description='CQL2 text, such as "eo:cloud_cover < 20"')
+    bands: tuple[str, ...] = Field(
+        ("red", "green", "blue"),
+        min_length=1,
+        description='asset keys, or band names inside one asset ("image:1")',
+    )
+    scale: Scale | None = None
+    time_step: Literal["all", "scene", "day", "week", "month", "season", "year"] = "all"
+    composite: Literal["first", "latest", "median", "least-cloudy"] = "first"
+
+
+class GridSpec(_Section):
+    """Which pixels."""
+
+    crs: str = Field(
+        "native", description="native (the items' own), utm (one group a zone), or a code such as EPSG:32645"
+    )
+    resolution_m: float | None = Field(
+        None, gt=0, description="side of a pixel; the imagery's own where crs is native"
+    )
+    shard_px: int = Field(2048, ge=64, le=32768)
+    chunk_px: int = Field(512, ge=16, le=8192)
+
+    @model_validator(mode="after")
+    def _resolution_where_needed(self) -> GridSpec:
+        if self.crs == "native" and self.resolution_m is not None:
+            raise ValueError(
+                "crs: native takes the imagery's own resolution; leave resolution_m out, or name a CRS"
+            )
+        if self.crs != "native" and self.resolution_m is None:
+            raise ValueError(f"crs: {self.crs} needs a resolution_m")
+        if self.shard_px % self.chunk_px:
+            raise ValueError(f"shard_px {self.shard_px} is not a multiple of chunk_px {self.chunk_px}")
+        return self
+
+
+class PromptSpec(_Section):
+    """One thing to look for."""
+
+    name: str = Field(min_length=1, max_length=64, description="its name in the mosaic")
+    expression: str = Field(min_length=1, description="the sentence, such as 'the buildings'")
+    threshold: float = Field(0.5, gt=0, le=1)
+
+
+class Model(_Section):
+    """Which model."""
+
+    name: str = "pocket"
+    weights: str | None = Field(
+        None, description="path of a safetensors file; the shipped ones where left out"
+    )
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class WindowSpec(_Section):
+    """How the model's windows lie."""
+
+    overlap_px: int = Field(128, ge=0)
+    blend: bool = True
+
+
+class Output(_Section):
+    """Where the mosaic goes."""
+
+    mosaic: str = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
+    engine: Literal["zarr"] = "zarr"
+
+
+class Compute(_Section):
+    """How much machinery; none of it changes a pixel."""
+
+    gpus: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    readers: Literal["auto"] = "auto"
+    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto", description="windows the model takes at once"
+    )
+    budget_usd: float | None = Field(None, gt=0, description="a plan that costs more is not run")
+    usd_per_gpu_hour: float = Field(2.0, ge=0, description="what the plan reckons an hour of one GPU at")
+
+
+class Monitor(_Section):
+    """When ``resmap monitor add`` runs the job again."""
+
+    schedule: str
+    timezone: str = "UTC"
+    late: str = "30d"
+
+
+class JobSpec(_Section):
+    """One job: an area, imagery, sentences, a model and a place for the map."""
+
+    name: str = Field(min_length=1, max_length=100)
+    area: Area
+    imagery: Imagery
+    grid: GridSpec = GridSpec()
+    prompts: tuple[PromptSpec, ...] = Field(min_length=1)
+    model: Model = Model()
+    windows: WindowSpec = WindowSpec()
+    output: Output
+    compute: Compute = Compute()
+    monitor: Monitor | None = None
+
+    @model_validator(mode="after")
+    def _prompts_differ(self) -> JobSpec:
+        names = [prompt.name for prompt in self.prompts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"two prompts are named {', '.join(twice)}; a name is a coordinate and must be unique"
+            )
+        return self
+
+    def prompt_values(self) -> tuple[Prompt, ...]:
+        """The prompts in the mapper's words."""
+        return tuple(
+            Prompt(name=p.name, expression=p.expression, threshold=p.threshold) for p in self.prompts
+        )
+
+
+def read_spec(path: Path) -> JobSpec:
+    """The job file at a path.
+
+    Raises:
+        SpecError: it is missing, no YAML, or not a job; every fault is named with its place.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise SpecError(
+                f"the job file has more than {LARGEST_FILE_BYTES // 2**20} MB",
+                fix="put areas into a file of their own",
+                file=path,
+            )
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"the job file cannot be read: {error.strerror}", fix="check its path", file=path
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SpecError("the job file is not UTF-8 text", fix="save it as UTF-8", file=path) from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise SpecError(
+            f"the job file is not YAML{line}", fix="check its indentation and quotes", file=path
+        ) from error
+    return spec_from(document, source=str(path))
+
+
+def spec_from(document: object, *, source: str = "job") -> JobSpec:
+    """A job from what YAML or JSON gave.
+
+    Raises:
+        SpecError: it is not a job; every fault is named with its place.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(
+            "the job file is not a mapping of settings", fix="begin with name:, area:, imagery:", file=source
+        )
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        faults = [_fault(entry) for entry in error.errors(include_url=False)]
+        raise SpecError("; ".join(faults), fix="`resmap schema` lists every key", file=source) from error
+
+
+def canonical(spec: JobSpec) -> dict[str, Any]:
+    """The job as plain values, defaults filled in."""
+    return spec.model_dump(mode="json", by_alias=True)
+
+
+def answer_key(spec: JobSpec, *, area_wkb: bytes) -> str:
+    """Digest of all that a mosaic's values depend on, sentences apart: jobs that share it may share a mosaic."""
+    fields = canonical(spec)
+    parts = {key: fields[key] for key in ("imagery", "grid", "model", "windows")}
+    return _digest({**parts, "area": hashlib.sha256(area_wkb).hexdigest()})
+
+
+def run_id(spec: JobSpec, *, area_wkb: bytes) -> str:
+    """The name of this job's run: the same job has the same one, wherever and however it runs."""
+    fields = canonical(spec)
+    digest = _digest(
+        {
+            "answer": answer_key(spec, area_wkb=area_wkb),
+            "prompts": fields["prompts"],
+            "mosaic": spec.output.mosaic,
+        }
+    )
+    return f"{slug(spec.name)}-{digest[:10]}"
+
+
+def slug(name: str) -> str:
+    """A name made safe for paths: at most 40 of a-z, 0-9 and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-") or "job"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _fault(entry: Any) -> str:
+    """One pydantic error as a clause: where, what, and the nearest key for a misspelt one."""
+    place = (
+        ".".join(
+            str(part) for part in entry["loc"] if part not in ("int", "literal['auto']", "constrained-int")
+        )
+        or "job"
+    )
+    if entry["type"] == "extra_forbidden":
+        *parents, wrong = entry["loc"]
+        near = difflib.get_close_matches(str(wrong), _keys(parents), n=1)
+        return f"{place} is not a key" + (f" (did you mean {near[0]}?)" if near else "")
+    if entry["type"] == "missing":
+        return f"{place} is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(parents: list[Any]) -> list[str]:
+    """The keys the job file knows at a place."""
+    section: Any = JobSpec
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if section is None:
+            return []
+    return [field.alias or name for name, field in section.model_fields.items()]

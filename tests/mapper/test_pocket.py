@@ -1,0 +1,193 @@
+"""pocket: what the shipped weights can do, and what never changes whatever weights are shipped."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+
+from catalogs.synthetic import CLASSES, Scene, World
+from mapper.errors import ModelError
+from mapper.models import pocket
+from mapper.models.pocket import Pocket, grams, load, tokens, word_hash
+from mapper.segmenter import Segmenter
+
+DUBAI = Path(__file__).parents[3] / "shared" / "data" / "dubai" / "tile8"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> Pocket:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """A village, a lake and fields of the demo's world, which training never drew."""
+    return _scene(33, 500_000, 5_400_000, datetime.date(2020, 5, 10), side=1024)
+
+
+def _scene(zone: int, left: int, top: int, date: datetime.date, *, side: int) -> Scene:
+    transform = Affine(1, 0, left, 0, -1, top)
+    return World(7).draw(crs=f"EPSG:326{zone}", transform=transform, shape=(side, side), date=date)
+
+
+def _said(model: Pocket, pixels: NDArray[np.uint8], expression: str) -> NDArray[np.bool_]:
+    return np.asarray(model.logits(pixels[None], model.encode_text([expression]))[0, 0] >= 0)
+
+
+def _iou(answer: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    return float((answer & truth).sum() / max(1, (answer | truth).sum()))
+
+
+def _noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (count, 3, height, width), np.uint8)
+
+
+# ── what it can do ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_finds_the_classes_of_an_unseen_world_with_a_mean_iou_of_at_least_060(model: Pocket, scene: Scene) -> None:
+    other = _scene(14, 480_000, 4_700_000, datetime.date(2021, 8, 1), side=1024)
+    pixels, truth = np.concatenate([scene.pixels, other.pixels], 1), np.concatenate([scene.truth, other.truth])
+    found = [_iou(_said(model, pixels, name), truth == CLASSES.index(name)) for name in CLASSES[1:]]
+    assert np.mean(found) >= 0.60, dict(zip(CLASSES[1:], found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("known", "unseen", "truth"),
+    [
+        ("buildings", "cottages", "building"),
+        ("buildings", "could you draw the houses for me", "building"),
+        ("roads", "tarmac road", "road"),
+        ("woods", "a dense forest", "woods"),
+        ("lake", "a small pond", "lake"),
+        ("fields", "crop land", "field"),
+    ],
+)
+def test_a_synonym_it_never_heard_costs_little(
+    model: Pocket, scene: Scene, known: str, unseen: str, truth: str
+) -> None:
+    there = scene.truth == CLASSES.index(truth)
+    assert _iou(_said(model, scene.pixels, unseen), there) > _iou(_said(model, scene.pixels, known), there) - 0.1
+
+
+@pytest.mark.parametrize("absent", ["an airplane", "an erupting volcano", "xqzv blorp", "whales", "the microscope"])
+def test_what_is_not_there_is_not_found(model: Pocket, scene: Scene, absent: str) -> None:
+    assert _said(model, scene.pixels, absent).mean() < 0.01
+
+
+def test_on_a_part_of_dubai_it_never_saw_it_beats_chance_clearly(model: Pocket) -> None:
+    if not DUBAI.exists():
+        pytest.skip("the labelled pictures of shared/data are not on this machine")
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.array(image.open(DUBAI / "images/image_part_001.jpg").convert("RGB"))[:1472, :2144]
+    colours = np.array(image.open(DUBAI / "masks/image_part_001.png").convert("RGB"))[:1472, :2144]
+    for words, colour in (("the buildings", (60, 16, 152)), ("vegetation", (254, 221, 58)), ("bare land", (132, 41, 246))):
+        truth = (colours == colour).all(-1)
+        assert _iou(_said(model, np.moveaxis(pixels, -1, 0), words), truth) > truth.mean() + 0.08, words
+
+
+# ── one answer ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_window_has_the_same_logits_to_the_bit_in_any_batch(model: Pocket) -> None:
+    windows, text = _noise(4, 128, 160), model.encode_text(["the houses", "water"])
+    together = model.logits(windows, text)
+    alone = np.concatenate([model.logits(windows[n : n + 1], text) for n in range(4)])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_a_sentence_has_the_same_logits_to_the_bit_in_any_company(model: Pocket) -> None:
+    windows = _noise(1, 128, 128)
+    alone = model.logits(windows, model.encode_text(["the houses"]))
+    among = model.logits(windows, model.encode_text(["a very long sentence about all of the water", "the houses", "x"]))
+    assert among[:, 1:2].tobytes() == alone.tobytes()
+
+
+def test_two_loads_give_the_same_logits_to_the_bit(model: Pocket) -> None:
+    windows = _noise(1, 96, 64)
+    again = load()
+    first, second = (m.logits(windows, m.encode_text(["woods"])) for m in (model, again))
+    assert first.tobytes() == second.tobytes()
+    assert model.fingerprint == again.fingerprint
+
+
+def test_half_precision_says_nearly_the_same_under_another_fingerprint(model: Pocket, scene: Scene) -> None:
+    half, part = load(precision="bf16"), np.ascontiguousarray(scene.pixels[:, :256, :256])
+    assert half.fingerprint != model.fingerprint
+    assert (_said(half, part, "fields") == _said(model, part, "fields")).mean() > 0.97
+
+
+# ── the contract ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_is_a_segmenter(model: Pocket) -> None:
+    segmenter: Segmenter = model
+    logits = segmenter.logits(_noise(2, 64, 96), segmenter.encode_text(["roads", "", "Häuser 房子"]))
+    assert logits.shape == (2, 3, 64, 96)
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+    assert (segmenter.name, segmenter.window_px, segmenter.band_names) == ("pocket", 640, ("red", "green", "blue"))
+
+
+def test_no_windows_and_no_sentences_are_answered_with_nothing(model: Pocket) -> None:
+    assert model.logits(_noise(0, 64, 64), model.encode_text(["roads"])).shape == (0, 1, 64, 64)
+    assert model.logits(_noise(2, 64, 64), model.encode_text([])).shape == (2, 0, 64, 64)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 100, 64), (1, 4, 64, 64), (3, 64, 64)])
+def test_pixels_of_the_wrong_shape_are_refused_with_a_remedy(model: Pocket, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError) as caught:
+        model.logits(np.zeros(shape, np.uint8), model.encode_text(["roads"]))
+    assert caught.value.fix
+
+
+def test_words_are_read_the_same_on_every_machine() -> None:
+    assert tokens("Show me ALL the houses, (please)!") == ["show", "me", "all", "the", "houses", "please"]
+    assert word_hash("lake") == word_hash("lake") < 2**62
+    assert grams("sea")[:3] == [878, 2564, 311]
+
+
+def test_the_weights_fit_in_12_megabytes_and_are_the_ones_recorded(model: Pocket) -> None:
+    assert pocket.WEIGHTS.stat().st_size <= 12e6
+    assert json.loads(pocket.WEIGHTS.with_suffix(".json").read_text())["sha256"] in model.fingerprint
+
+
+def test_weights_that_were_changed_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    content = bytearray(pocket.WEIGHTS.read_bytes())
+    content[-1] ^= 1
+    changed = tmp_path / pocket.WEIGHTS.name
+    changed.write_bytes(content)
+    (tmp_path / "pocket.json").write_text(pocket.WEIGHTS.with_suffix(".json").read_text())
+    with pytest.raises(ModelError, match="not the ones recorded") as caught:
+        load(changed)
+    assert "reinstall" in caught.value.fix
+    assert caught.value.where["weights"] == changed
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04pickled"])
+def test_a_file_of_something_else_is_refused_with_a_remedy(tmp_path: Path, content: bytes) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        load(other)
+    assert caught.value.fix
+    with pytest.raises(ModelError):
+        load(tmp_path / "absent.safetensors")
