@@ -101,13 +101,9 @@ class Api:
         while place and place not in seen and len(seen) < 1000:
             seen.add(place)
             page = fetch.json(place)
-            names += [
-                str(found.get("id")) for found in page.get("collections") or () if isinstance(found, dict)
-            ]
+            names += [str(found.get("id")) for found in page.get("collections") or () if isinstance(found, dict)]
             following = _next_link(page)
-            place = (
-                _of_this_host(resolve_href(following["href"], base=place), self.url) if following else None
-            )
+            place = _of_this_host(resolve_href(following["href"], base=place), self.url) if following else None
         return sorted(set(names))
 
     def _asked(self, request: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
@@ -168,9 +164,7 @@ def features_of(page: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
         raise CatalogError("an answer has no features: it is no STAC ItemCollection", catalog=unsigned(place))
     for doc in features:
         if not isinstance(doc, dict) or not isinstance(doc.get("id"), str) or not doc["id"]:
-            raise CatalogError(
-                "an answer has a feature with no id: it is no STAC item", catalog=unsigned(place)
-            )
+            raise CatalogError("an answer has a feature with no id: it is no STAC item", catalog=unsigned(place))
     return features
 
 

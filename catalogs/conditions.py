@@ -62,17 +62,21 @@ def interval_of(text: str) -> Interval:
     return Interval(first=first, last=last)
 
 
+def properties_of(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An item's properties, empty where it has none."""
+    properties = doc.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
 def dates_of(doc: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
     """First and last instant of an item, equal where it has one; None where it has no date.
 
     Raises:
         CatalogError: a date cannot be read.
     """
-    properties = doc.get("properties") or {}
+    properties = properties_of(doc)
     written = properties.get("datetime")
-    begin, end = (
-        (written, written) if written else (properties.get("start_datetime"), properties.get("end_datetime"))
-    )
+    begin, end = (written, written) if written else (properties.get("start_datetime"), properties.get("end_datetime"))
     begin, end = begin or end, end or begin
     if not begin or not end:
         return None
@@ -153,7 +157,7 @@ class Filter:
     def _check_names(self, docs: Sequence[dict[str, Any]]) -> None:
         for name in sorted(_named(self.expression.to_json(), under_null_tests=False)):
             if docs and all(_lookup(doc, name) is None for doc in docs):
-                known = sorted({key for doc in docs for key in doc.get("properties") or {}})
+                known = sorted({key for doc in docs for key in properties_of(doc)})
                 raise SpecError(
                     f"no item found has the property {name!r} that filter names",
                     fix=did_you_mean(name, known) or f"they have {', '.join(known[:20])}",
@@ -184,14 +188,12 @@ def _named(node: object, *, under_null_tests: bool = True) -> Iterable[str]:
 def _lookup(doc: Mapping[str, Any], name: str) -> object:
     if name in _OUTSIDE:
         return doc.get(name)
-    return (doc.get("properties") or {}).get(name.removeprefix("properties."))
+    return properties_of(doc).get(name.removeprefix("properties."))
 
 
 def _for_cql2(doc: Mapping[str, Any]) -> dict[str, Any]:
     """What of an item a filter may look at: assets and links would only be copied."""
-    return {
-        key: doc[key] for key in ("type", "id", "collection", "geometry", "bbox", "properties") if key in doc
-    }
+    return {key: doc[key] for key in ("type", "id", "collection", "geometry", "bbox", "properties") if key in doc}
 
 
 def _instant(text: object, doc: Mapping[str, Any]) -> datetime:
@@ -214,13 +216,7 @@ def _span(text: str, whole: str) -> tuple[datetime, datetime]:
         first = _begin_of(match)
         if match[4]:
             return first, first
-        days = (
-            1
-            if match[3]
-            else calendar.monthrange(first.year, first.month)[1]
-            if match[2]
-            else _days(first.year)
-        )
+        days = 1 if match[3] else calendar.monthrange(first.year, first.month)[1] if match[2] else _days(first.year)
         return first, first + (timedelta(days=days) - timedelta(microseconds=1))
     except (ValueError, OverflowError) as error:
         raise SpecError(

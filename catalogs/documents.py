@@ -183,12 +183,8 @@ def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any]:
     try:
         check_href(target, catalog=root)
     except AssetError as error:
-        raise CatalogError(
-            f"a link of the catalog: {error.what}", catalog=unsigned(root), link=target
-        ) from error
+        raise CatalogError(f"a link of the catalog: {error.what}", catalog=unsigned(root), link=target) from error
     try:
         return fetch.json(target)
     except SpecError as error:
-        raise CatalogError(
-            "a link of the catalog leads nowhere", catalog=unsigned(root), link=target
-        ) from error
+        raise CatalogError("a link of the catalog leads nowhere", catalog=unsigned(root), link=target) from error

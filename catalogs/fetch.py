@@ -104,9 +104,7 @@ class Fetch:
         """
         return parse_json(self.read(place, body=body, headers=headers), place)
 
-    def _answer(
-        self, place: str, body: dict[str, Any] | None, headers: Mapping[str, str] | None
-    ) -> requests.Response:
+    def _answer(self, place: str, body: dict[str, Any] | None, headers: Mapping[str, str] | None) -> requests.Response:
         return self.session.request(
             "GET" if body is None else "POST",
             place,

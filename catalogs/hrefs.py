@@ -13,21 +13,14 @@ What this does not see: a redirect, and a name that resolves otherwise a second 
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
-import socket
-import urllib.request
 from collections.abc import Collection
-from enum import IntEnum
-from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from catalogs.addresses import Nearness, nearness_of_host
 from mapper.errors import AssetError, CatalogError, ReadError
-
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _BUCKET = re.compile(r"^[a-z0-9$][a-z0-9._-]{1,62}$")
@@ -35,27 +28,11 @@ _STORES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 _LONGEST = 4096
 """Characters of an href; a signed one has some 1,500."""
 
-_CREDENTIAL_SERVICES = frozenset(
-    ipaddress.ip_address(address)
-    for address in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
-)
-"""Of AWS over IPv6, Alibaba, Oracle and Azure. All the others are link-local, which is refused whole."""
-
 _SIGNATURES = {"awsaccesskeyid", "signature", "expires", "policy", "key-pair-id", "googleaccessid", "sig"}
 _SIGNATURES |= {"token", "access_token", "api_key", "apikey", "key"}
 _AZURE_SAS = {"sv", "ss", "srt", "sr", "se", "st", "sp", "spr", "sip", "si", "sdd", "ses"}
 _AZURE_SAS |= {"skoid", "sktid", "skt", "ske", "sks", "skv"}
 """Signatures only beside a ``sig``: short as they are, elsewhere they mean other things."""
-
-
-class Nearness(IntEnum):
-    """How near a place is to this process; what is nearer needs a nearer catalog."""
-
-    PUBLIC = 0
-    PRIVATE = 1
-    THIS_MACHINE = 2
-    NEVER = 3
-    """Link-local, multicast, unspecified, reserved, or a credential service: for no catalog."""
 
 
 def check_href(href: str, *, catalog: str, allow_hosts: Collection[str] = (), resolve: bool = True) -> str:
@@ -171,11 +148,11 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
         raise _refused("a virtual file can name any other", href)
     host = host.rstrip(".")
     if host not in {allowed.lower() for allowed in allow_hosts}:
-        found = _nearness_of(host, parts.scheme.lower(), resolve=resolve)
-        near = min(nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
+        found = nearness_of_host(host, scheme=parts.scheme.lower(), resolve=resolve)
+        near = min(_nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
         if found > near:
             raise _refused(
-                f"a {_said(near)} catalog names a {_said(found)} address",
+                f"a {near.said} catalog names a {found.said} address",
                 href,
                 fix=f"if {host} is meant to be read, add it to the hosts that are allowed",
             )
@@ -191,95 +168,22 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
     )
 
 
-def nearness_of_catalog(catalog: str) -> Nearness:
+def _nearness_of_catalog(catalog: str) -> Nearness:
     """How near a catalog is: a file is of this machine; a name that cannot be resolved is public."""
     if not is_remote(catalog):
         return Nearness.THIS_MACHINE
     try:
         parts = urlsplit(catalog)
-        return _nearness_of((parts.hostname or "").rstrip("."), parts.scheme.lower(), resolve=True)
-    except (ValueError, AssetError, ReadError):
+        return nearness_of_host((parts.hostname or "").rstrip("."), scheme=parts.scheme.lower())
+    except (ValueError, ReadError):
         return Nearness.PUBLIC
-
-
-def _nearness_of(host: str, scheme: str, *, resolve: bool) -> Nearness:
-    """The nearest of a host's addresses."""
-    written = _address(host)
-    if written is not None:
-        return _nearness(written)
-    if host == "localhost" or host.endswith(".localhost"):
-        return Nearness.THIS_MACHINE
-    if re.fullmatch(r"(0x[0-9a-f]*|\d+)", host.rsplit(".", 1)[-1]):
-        raise _refused("an address is written in disguise", host)  # http://2130706433/ is 127.0.0.1
-    if not resolve:
-        return Nearness.PUBLIC
-    addresses = _looked_up(host)
-    if addresses:
-        return max(_nearness(ipaddress.ip_address(address)) for address in addresses)
-    if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return Nearness.PUBLIC  # behind a proxy names are the proxy's to resolve, and to refuse
-    raise ReadError(f"the host {host} cannot be looked up", fix="check the network and the href", host=host)
-
-
-@lru_cache(maxsize=1024)
-def _looked_up(host: str) -> tuple[str, ...]:
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ()
-    return tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))
-
-
-def _address(host: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-
-
-def _nearness(address: Address) -> Nearness:
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = _carried(address)
-        if inner is not None:
-            return _nearness(inner)
-    if (
-        address in _CREDENTIAL_SERVICES
-        or address.is_link_local
-        or address.is_multicast
-        or address.is_unspecified
-    ):
-        return Nearness.NEVER
-    if address.is_loopback:
-        return Nearness.THIS_MACHINE
-    if address.is_global:
-        return Nearness.PUBLIC
-    return Nearness.NEVER if address.is_reserved else Nearness.PRIVATE
-
-
-def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address inside one that only carries it: mapped, 6to4, Teredo, NAT64."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in ipaddress.ip_network("64:ff9b::/96"):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
-
-
-def _said(nearness: Nearness) -> str:
-    return {0: "public", 1: "private", 2: "local", 3: "forbidden"}[nearness.value]
 
 
 def _signs(name: str, *, azure: bool) -> bool:
     return name in _SIGNATURES or name.startswith(("x-amz-", "x-goog-")) or (azure and name in _AZURE_SAS)
 
 
-def _refused(
-    why: str, href: str, *, fix: str = "leave the item out, or correct its href in the catalog"
-) -> AssetError:
+def _refused(why: str, href: str, *, fix: str = "leave the item out, or correct its href in the catalog") -> AssetError:
     return AssetError(f"href refused: {why}", fix=fix, href=unsigned(href)[:300])
 
 

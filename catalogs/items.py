@@ -15,25 +15,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
-import numpy as np
-import shapely
 from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
-from shapely.geometry import box, shape
-from shapely.geometry.base import BaseGeometry
 
-from catalogs.conditions import date_of, did_you_mean
+from catalogs.conditions import date_of, did_you_mean, properties_of
+from catalogs.footprints import footprint_of
 from catalogs.hrefs import unsigned
 from catalogs.sensors import facts_for, is_picture, known_offset
 from mapper.errors import CatalogError, SpecError
 from mapper.imagery import Asset, Band, CloudMask, Item, Placement
 
 Json: TypeAlias = Mapping[str, Any]
+
+_CODE = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*:[A-Za-z0-9_.-]+$")
 
 _NOT_IMAGERY = frozenset(("thumbnail", "overview", "metadata", "visual", "tiles"))
 """Roles of assets that a band's name does not mean, where another asset has a band of that name."""
@@ -54,7 +55,7 @@ def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0) -> Item:
     name = doc.get("id")
     if not isinstance(name, str) or not name:
         raise CatalogError("a STAC item has no id", item=str(name)[:80])
-    properties = _mapping(doc.get("properties"))
+    properties = properties_of(doc)
     collection = str(doc.get("collection") or "")
     return Item(
         id=name,
@@ -66,34 +67,6 @@ def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0) -> Item:
         cloud_cover=_number(properties.get("eo:cloud_cover")),
         index=index,
     )
-
-
-def footprint_of(doc: Json) -> BaseGeometry:
-    """Where an item lies, longitude and latitude within ±180: its geometry, else its box.
-
-    One that crosses the antimeridian comes back as its parts on either side.
-
-    Raises:
-        CatalogError: it has neither, or they are no place on Earth.
-    """
-    try:
-        bounds = _bounds(doc.get("bbox"))
-        written = doc.get("geometry")
-        geometry = shape(written) if isinstance(written, Mapping) else None
-        if geometry is None or geometry.is_empty:
-            if bounds is None:
-                raise CatalogError("an item has no geometry and no bbox", item=doc.get("id"))
-            west, south, east, north = bounds
-            geometry = box(west, south, east + 360 if east < west else east, north)
-        elif bounds[2] < bounds[0] if bounds else _jumps(geometry):
-            geometry = _unwrapped(geometry)
-        geometry = _wrapped(shapely.force_2d(geometry))
-        geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
-    except (shapely.GEOSException, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CatalogError(f"an item's geometry is none: {str(error)[:120]}", item=doc.get("id")) from error
-    if geometry.is_empty or not all(map(math.isfinite, geometry.bounds)):
-        raise CatalogError("an item's geometry is no place on Earth", item=doc.get("id"))
-    return geometry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +92,7 @@ class _Found:
     @property
     def rank(self) -> tuple[bool, bool, float]:
         """Better ones first: imagery before pictures of it, one band a file, finer pixels."""
-        roles = {str(role).lower() for role in self.asset.get("roles") or ()}
+        roles = {str(role).lower() for role in _list(self.asset.get("roles"))}
         picture = bool(roles & _NOT_IMAGERY) or is_picture(self.key)
         many = len(_described(self.asset)) > 1
         return picture, many, _number(self.facts.get("gsd") or self.asset.get("gsd")) or math.inf
@@ -135,7 +108,7 @@ def _band(doc: Json, reference: str) -> Band:
             fix=did_you_mean(reference, known) or "set imagery.bands to some of these",
             item=doc.get("id"),
         )
-    properties = _mapping(doc.get("properties"))
+    properties = properties_of(doc)
     levels = (found.facts, found.asset, properties)
     scale, offset = _number(_first(levels, "raster:scale")), _number(_first(levels, "raster:offset"))
     collection = str(doc.get("collection") or "")
@@ -180,9 +153,7 @@ def _numbered(key: str, asset: Json, bands: Sequence[_Found], number: int) -> _F
         return bands[number - 1]
     if number < 1 or _described(asset):
         return None
-    return _Found(
-        key=key, asset=asset, number=number, facts={}
-    )  # the catalog does not say how many there are
+    return _Found(key=key, asset=asset, number=number, facts={})  # the catalog does not say how many there are
 
 
 def _by_name(assets: Mapping[str, Json], reference: str, doc: Json) -> _Found | None:
@@ -250,15 +221,21 @@ def _placement(asset: Json, properties: Json) -> Placement | None:
 
 def _crs(level: Json) -> str | None:
     code, epsg = level.get("proj:code"), level.get("proj:epsg")
-    if isinstance(code, str) and code:
+    if isinstance(code, str) and _CODE.match(code):
         return code
-    if isinstance(epsg, int | float) and epsg:
+    if isinstance(epsg, int | float) and 0 < epsg < 10**6:
         return f"EPSG:{int(epsg)}"
-    described = level.get("proj:wkt2") or level.get("proj:projjson")
-    if not described:
-        return None
+    wkt, projjson = level.get("proj:wkt2"), level.get("proj:projjson")
+    if isinstance(projjson, Mapping) and projjson:
+        return _crs_described(json.dumps(projjson))
+    return _crs_described(wkt) if isinstance(wkt, str) and "[" in wkt else None
+
+
+@lru_cache(maxsize=256)
+def _crs_described(text: str) -> str | None:
+    """The code of a CRS written out as WKT or PROJJSON, else its WKT; None where it is none."""
     try:
-        crs = CRS.from_user_input(described if isinstance(described, str) else json.dumps(described))
+        crs = CRS.from_json(text) if text.startswith("{") else CRS.from_wkt(text)
     except CRSError:
         return None
     authority = crs.to_authority(min_confidence=100)
@@ -287,49 +264,9 @@ def _cloud(doc: Json, collection: str) -> CloudMask | None:
     assets = _mapping(doc.get("assets"))
     for key in facts.cloud_assets:
         if _is_file(assets.get(key)):
-            asset = _asset(key, assets[key], _mapping(doc.get("properties")))
-            return CloudMask(
-                band=Band(asset=asset, name=key), values=facts.cloud_values, bits=facts.cloud_bits
-            )
+            asset = _asset(key, assets[key], properties_of(doc))
+            return CloudMask(band=Band(asset=asset, name=key), values=facts.cloud_values, bits=facts.cloud_bits)
     return None
-
-
-def _bounds(bbox: object) -> tuple[float, float, float, float] | None:
-    values = [float(value) for value in _list(bbox)]
-    if len(values) == 6:
-        values = [values[0], values[1], values[3], values[4]]
-    if len(values) != 4 or not all(map(math.isfinite, values)):
-        return None
-    return values[0], values[1], values[2], values[3]
-
-
-def _jumps(geometry: BaseGeometry) -> bool:
-    """Whether a polygon spans the Earth only because it is written across the antimeridian."""
-    if geometry.geom_type != "Polygon":
-        return False
-    longitudes = shapely.get_coordinates(geometry)[:, 0]
-    east = longitudes % 360
-    wide, wrapped = longitudes.max() - longitudes.min(), east.max() - east.min()
-    return bool(wide > 300 and 0 < wrapped < 60)
-
-
-def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """A geometry written across the antimeridian, its western longitudes counted on from 180."""
-    return shapely.transform(geometry, lambda xy: np.where([True, False] & (xy < 0), xy + 360, xy))
-
-
-def _wrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """What lies beyond ±180, put back within."""
-    west, _, east, _ = geometry.bounds
-    if west >= -180 and east <= 180:
-        return geometry
-    geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
-    parts = []
-    for turn in (-360, 0, 360):
-        part = geometry.intersection(box(turn - 180, -90, turn + 180, 90))
-        if part.area or (not geometry.area and not part.is_empty):
-            parts.append(shapely.transform(part, lambda xy, turn=turn: xy - [turn, 0]))
-    return shapely.union_all(parts)
 
 
 def _first(levels: Iterable[Json], name: str) -> object:

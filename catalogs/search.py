@@ -25,8 +25,8 @@ from catalogs.api import Api, links_of
 from catalogs.conditions import Filter, Interval, date_of, dates_of, did_you_mean, interval_of
 from catalogs.documents import PARQUET, Holding, absolute, parse_lines, table_items, walk
 from catalogs.fetch import Fetch, MissingError, parse_json
+from catalogs.footprints import footprint_of
 from catalogs.hrefs import is_remote, local_path, resolve_href, unsigned
-from catalogs.items import footprint_of
 from mapper.errors import CatalogError, EmptySearchError, SpecError
 
 StacItem: TypeAlias = dict[str, Any]
@@ -95,9 +95,7 @@ def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
     return _ordered(found)
 
 
-def _searched(
-    doc: dict[str, Any], place: str, wanted: _Conditions, query: Query, fetch: Fetch
-) -> list[StacItem]:
+def _searched(doc: dict[str, Any], place: str, wanted: _Conditions, query: Query, fetch: Fetch) -> list[StacItem]:
     api, collections = _api_of(doc, place, fetch)
     if api is None:
         holding = walk(doc, place, wanted=wanted.collections, fetch=fetch)
@@ -109,9 +107,7 @@ def _searched(
             )
         return _kept(holding, wanted, query)
     if collections and not wanted.collections:
-        wanted = _Conditions(
-            collections=collections, area=wanted.area, interval=wanted.interval, filter=wanted.filter
-        )
+        wanted = _Conditions(collections=collections, area=wanted.area, interval=wanted.interval, filter=wanted.filter)
     return _answered(api, wanted, query, fetch)
 
 
@@ -195,9 +191,7 @@ def _kept(holding: Holding, wanted: _Conditions, query: Query) -> list[StacItem]
     return _sieve(holding.items, wanted, query)
 
 
-def _sieve(
-    docs: list[StacItem], wanted: _Conditions, query: Query, *, filtered: bool = False
-) -> list[StacItem]:
+def _sieve(docs: list[StacItem], wanted: _Conditions, query: Query, *, filtered: bool = False) -> list[StacItem]:
     """What passes every condition, tried one after the other so that an empty answer can say why."""
 
     def in_area(doc: StacItem) -> bool:
@@ -225,9 +219,7 @@ def _sieve(
     if wanted.filter and not filtered:
         before, docs = docs, wanted.filter.keep(docs)
         if not docs:
-            raise _nothing(
-                query, "filter", f"filter is true of none of {len(before)} items in the area and dates"
-            )
+            raise _nothing(query, "filter", f"filter is true of none of {len(before)} items in the area and dates")
     return docs
 
 
@@ -242,9 +234,7 @@ def _holding(docs: list[StacItem], place: str) -> Holding:
     items = [absolute(doc, place, from_self=True) for doc in docs if doc.get("type") == "Feature"]
     if len(items) != len(docs) or not all(isinstance(doc.get("id"), str) for doc in items):
         raise CatalogError("not every line is a STAC item", catalog=unsigned(place))
-    return Holding(
-        items=items, collections={str(doc["collection"]) for doc in items if doc.get("collection")}
-    )
+    return Holding(items=items, collections={str(doc["collection"]) for doc in items if doc.get("collection")})
 
 
 def _document_in(catalog: str) -> str:

@@ -70,9 +70,7 @@ def time_steps(items: Sequence[Item], time_step: Step) -> list[TimeStep]:
     steps: dict[datetime, list[Item]] = {}
     in_order = sorted(items, key=_by_date)
     for item in in_order:
-        start = (
-            in_order[0].datetime if time_step == "all" else _START[time_step](item.datetime.astimezone(UTC))
-        )
+        start = in_order[0].datetime if time_step == "all" else _START[time_step](item.datetime.astimezone(UTC))
         steps.setdefault(start, []).append(item)
     return [TimeStep(start=start, items=tuple(steps[start])) for start in sorted(steps)]
 
@@ -80,9 +78,7 @@ def time_steps(items: Sequence[Item], time_step: Step) -> list[TimeStep]:
 def items_order(items: Sequence[Item], composite: Composite) -> tuple[Item, ...]:
     """The items in the order in which a composite looks at them; the same whatever order they come in."""
     if composite not in get_args(Composite):
-        raise SpecError(
-            f"composite {composite!r} is none", fix=f"use one of {', '.join(get_args(Composite))}"
-        )
+        raise SpecError(f"composite {composite!r} is none", fix=f"use one of {', '.join(get_args(Composite))}")
     if composite == "latest":
         return tuple(sorted(items, key=_by_date, reverse=True))
     if composite == "least-cloudy":
@@ -114,9 +110,7 @@ def utm_zones(area: BaseGeometry) -> list[UtmZone]:
         for letter, code, low, high in (("n", 32600, 0, 84), ("s", 32700, -80, 0)):
             strip = _areal(area.intersection(box(left, low, left + 6, high)))
             if not strip.is_empty:
-                zones.append(
-                    UtmZone(name=f"utm{number:02d}{letter}", crs=f"EPSG:{code + number}", strip=strip)
-                )
+                zones.append(UtmZone(name=f"utm{number:02d}{letter}", crs=f"EPSG:{code + number}", strip=strip))
     if not zones:
         raise GridError("the area has no extent", fix="give a polygon or a bbox with a width and a height")
     return zones

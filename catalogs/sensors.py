@@ -48,9 +48,7 @@ _QA_PIXEL_BITS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4
 _FMASK_BITS = 1 << 1 | 1 << 2 | 1 << 3
 """Of HLS 2.0: cloud, adjacent to cloud or shadow, cloud shadow. Bit 0, cirrus, is reserved and not set."""
 
-_SENTINEL_2 = SensorFacts(
-    display_range=(0.0, 0.3), count=1e-4, nodata=0.0, cloud_assets=_SCL, cloud_values=_HIDDEN_SCL
-)
+_SENTINEL_2 = SensorFacts(display_range=(0.0, 0.3), count=1e-4, nodata=0.0, cloud_assets=_SCL, cloud_values=_HIDDEN_SCL)
 _LANDSAT = SensorFacts(
     display_range=(0.0, 0.3),
     count=2.75e-5,

@@ -21,8 +21,8 @@ from shapely.geometry import mapping
 
 from catalogs.conditions import dates_of
 from catalogs.documents import without_nulls
+from catalogs.footprints import footprint_of
 from catalogs.hrefs import unsigned
-from catalogs.items import footprint_of
 from mapper.errors import CatalogError
 
 StacItem: TypeAlias = dict[str, Any]
@@ -62,9 +62,7 @@ def thaw(frozen: bytes) -> list[StacItem]:
             return [json.loads(text) for text in texts]
         return [without_nulls(doc) for doc in stac_geoparquet.arrow.stac_table_to_items(file.read())]
     except (*_UNFIT, OSError) as error:
-        raise CatalogError(
-            f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again"
-        ) from error
+        raise CatalogError(f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again") from error
 
 
 def _unsigned(doc: Mapping[str, Any]) -> StacItem:

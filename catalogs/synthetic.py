@@ -1,15 +1,15 @@
 """A synthetic Earth: any place, any raster, any date, with exact truth. Needs no network and no data.
 
-The world is a pure function of (seed, ground position, date). Nothing is stored and nothing is random at draw
-time: whatever is there follows from hashes of the place, so two rasters that show the same ground show the same
-things, whatever their CRS, resolution or cut::
+The world is a pure function of (seed, ground position, date). Nothing is stored and nothing is random at
+draw time: whatever is there follows from hashes of the place, so two rasters that show the same ground show
+the same things, whatever their CRS, resolution or cut::
 
-    pixel centre ─► lon, lat ─► plane of its latitude band ─► covers  water · woods · parcels     (noise)
-    (lattice of        (128 m                (metres true     things  roads · houses · halls      (cells of 1 km)
+    pixel centre ─► lon, lat ─► plane of its latitude band ─► covers  water · woods · parcels  (noise)
+    (lattice of        (128 m                (metres true     things  roads · houses · halls   (cells of 1 km)
      the raster)        knots)                to 1 %)                    └─► truth, and the light on it ─► RGB
 
 A sphere does not unroll, so the plane is cut into bands of half a degree of latitude; along a cut runs a
-straight east-west road, as the correction lines of the American land survey do, and nothing is built across it.
+straight east-west road, as the correction lines of the American land survey do, and no house stands on it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,25 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+
+from catalogs.synthetic_catalog import (
+    SCL_BARE,
+    SCL_CLOUD,
+    SCL_NODATA,
+    SCL_SHADOW,
+    SCL_THIN_CLOUD,
+    SCL_VEGETATION,
+    SCL_WATER,
+    Picture,
+    write_static_catalog,
+)
 
 Float: TypeAlias = NDArray[np.float32]
 Metres: TypeAlias = NDArray[np.float64]
@@ -88,6 +101,35 @@ class World:
                 truth[where] = block.truth
         return Scene(pixels, truth)
 
+    def sky(
+        self, *, crs: str, transform: Affine, shape: tuple[int, int], date: datetime.date, cover: float
+    ) -> tuple[Float, Float]:
+        """Clouds over a raster and their shadows on it, each 0 none to 1 full, ``(y, x)``.
+
+        Args:
+            cover: about this share of the sky is cloud.
+        """
+        lattice = _PixelLattice.of(crs, transform)
+        lon, lat = lattice.lonlat(np.arange(shape[0]), np.arange(shape[1]))
+        band = _Band(self.seed, math.floor(float(lat[0, 0]) / BAND_DEG))
+        light = _Light.of(band, date)
+        knots = _Knots(
+            lon * (DEGREE_M * np.cos(np.radians((np.floor(lat / BAND_DEG) + 0.5) * BAND_DEG))), lat * DEGREE_M
+        )
+        key = _key(self.seed, 51, date.toordinal())
+
+        def cloud(x: Metres, y: Metres) -> Float:
+            billow = _noise(x, y, 760, key) + 0.5 * _noise(x, y, 290, key + 1)
+            billow += 0.22 * _noise(x, y, 110, key + 2) + 0.1 * _noise(x, y, 45, key + 3)
+            thick = _smooth(billow, 1.36 - 0.9 * cover, 1.62 - 0.9 * cover)
+            thick[thick < 0.02] = 0
+            return thick
+
+        drift = 230 * light.reach
+        there = knots.spread(cloud(knots.x, knots.y))
+        shade = knots.spread(cloud(knots.x + light.east * drift, knots.y + light.north * drift))
+        return there, shade
+
 
 EARTH = World()
 """The world of the demo."""
@@ -100,8 +142,8 @@ def random_places(
 
     Args:
         seed: another seed gives other places.
-        villages: this share of them lies within 200 m of the middle of a village. Of ground taken blindly only
-            one part in a hundred is built on, too little to learn from.
+        villages: this share of them lies within 200 m of the middle of a village. Of ground taken blindly
+            only one part in a hundred is built on, too little to learn from.
     """
     places = []
     low, high = math.sin(math.radians(-60)), math.sin(math.radians(70))
@@ -121,6 +163,113 @@ def utm_code(lon: float, lat: float) -> str:
     return f"EPSG:{32600 + zone if lat >= 0 else 32700 + zone}"
 
 
+DEMO_AREA = (11.9822, 55.4073, 12.0178, 55.4239)
+"""Villages, woods and a lake on both sides of 12° E, where UTM zone 32 meets 33."""
+
+DEMO_DATES = (datetime.date(2023, 5, 14), datetime.date(2023, 6, 21), datetime.date(2023, 8, 20))
+
+
+@dataclass(frozen=True)
+class DemoCatalog:
+    """A written demo, and the truth about its ground."""
+
+    catalog: Path
+    """Of ``catalog.json``."""
+
+    collection: str
+    area: tuple[float, float, float, float]
+    """West, south, east, north. Everywhere in it at least one item saw the ground, cloudless."""
+
+    world: World
+
+    def truth(
+        self, *, crs: str, transform: Affine, shape: tuple[int, int], date: datetime.date = DEMO_DATES[1]
+    ) -> NDArray[np.uint8]:
+        """``(y, x)`` indices into ``CLASSES`` on any grid.
+
+        Between the demo's dates only a shore moves by a metre or two, and a house or two is built.
+        """
+        return self.world.draw(crs=crs, transform=transform, shape=shape, date=date).truth
+
+
+def write_demo_catalog(folder: Path, *, world: World = EARTH, resolution_m: float = 1.0) -> DemoCatalog:
+    """Writes a small Earth: 2.2 × 1.9 km in two UTM zones, three dates in each, as a static STAC catalog.
+
+    In each zone, from north to south (the items reach a little over 12° E, so the zones overlap too)::
+
+        ┌──────────┐                  ┌──────────┐
+        │  August  │ slanted edge     │          │   The cloudy one lies over the seam of the two clear ones.
+        │      .-´ ├──────────┐  May, │          │
+        ├───.-´    │          │ cloudy├──────────┤
+        └──┴───────┤          │       │  June,   │
+                   └──────────┘       │  clear   │
+                                      └──────────┘
+    """
+    path = write_static_catalog(
+        folder,
+        collection="resmap-demo",
+        title="resmap demo",
+        description="A synthetic Earth with exact truth: villages, roads, fields, woods and water.",
+        pictures=(picture for zone in (32, 33) for picture in _demo_pictures(world, zone, resolution_m)),
+    )
+    return DemoCatalog(path, "resmap-demo", DEMO_AREA, world)
+
+
+def _demo_pictures(world: World, zone: int, resolution_m: float) -> Iterator[Picture]:
+    west, south, east, north = DEMO_AREA
+    border, reach = 12.0, 0.0010
+    sides = (west, border + reach) if zone == 32 else (border - reach, east)
+    crs = f"EPSG:326{zone}"
+    to_utm = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    bounds = to_utm.transform_bounds(sides[0], south, sides[1], north)
+    left, bottom, right, top = (
+        (math.floor, math.ceil)[n // 2](value / resolution_m + (-2, 2)[n // 2]) for n, value in enumerate(bounds)
+    )
+    rows, columns = top - bottom, right - left
+    plans = (("cloudy", 0.18, 0.78, 0.15), ("clear", 0.36, 1.0, 0.0), ("swath", 0.0, 0.62, 0.0))
+    for (name, begin, end, cover), date in zip(plans, DEMO_DATES, strict=True):
+        first, last = round(begin * rows), round(end * rows)
+        transform = Affine(resolution_m, 0, left * resolution_m, 0, -resolution_m, (top - first) * resolution_m)
+        size = last - first, columns
+        scene = world.draw(crs=crs, transform=transform, shape=size, date=date)
+        pixels, scl = scene.pixels, _clear_classes(scene.truth)
+        if cover:
+            sky = world.sky(crs=crs, transform=transform, shape=size, date=date, cover=cover)
+            _overcast(pixels, scl, *sky)
+        if name == "swath":
+            down, across = np.ogrid[: size[0], : size[1]]
+            unseen = down > size[0] * (0.98 - 0.32 * across / size[1])  # as the edge of an orbit's swath
+            pixels[:, unseen], scl[unseen] = 0, SCL_NODATA
+        moment = datetime.datetime(date.year, date.month, date.day, 10, 30, tzinfo=datetime.UTC)
+        yield Picture(
+            id=f"demo-{zone}-{date:%Y%m%d}-{name}",
+            moment=moment,
+            crs=crs,
+            transform=transform,
+            pixels=pixels,
+            scl=scl,
+        )
+
+
+def _clear_classes(truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    green, bare, wet = SCL_VEGETATION, SCL_BARE, SCL_WATER
+    return np.array([green, green, green, wet, bare, bare], np.uint8)[truth]
+
+
+def _overcast(pixels: NDArray[np.uint8], scl: NDArray[np.uint8], cloud: Float, shade: Float) -> None:
+    """Draws clouds and their shadows in place. Where neither is flagged, no pixel changes."""
+    shadow = shade > 0.03
+    veil = cloud > 0.01
+    for band, tone in enumerate((226, 230, 236)):
+        ground = pixels[band] * (1 - np.float32(0.55) * np.where(shadow, shade, 0))
+        mixed = ground + np.where(veil, cloud, 0) * (np.float32(tone) - ground)
+        changed = shadow | veil
+        pixels[band][changed] = np.clip(mixed[changed] + 0.5, 1, 255).astype(np.uint8)
+    scl[shadow] = SCL_SHADOW
+    scl[veil] = SCL_THIN_CLOUD
+    scl[cloud > 0.5] = SCL_CLOUD
+
+
 def _nearest_village(band: _Band, x: float, y: float) -> tuple[float, float]:
     i, j = math.floor(x / NODE_M), math.floor(y / NODE_M)
     for ring in range(30):
@@ -138,8 +287,8 @@ def _nearest_village(band: _Band, x: float, y: float) -> tuple[float, float]:
 class _PixelLattice:
     """Positions that depend on the pixel alone and not on the corner of the array it is asked through.
 
-    Two halves of one raster state their corners with different rounding; counting pixels from the CRS's own zero,
-    and keeping the sub-pixel phase to a millionth, gives both the same floating-point numbers.
+    Two halves of one raster state their corners with different rounding; counting pixels from the CRS's own
+    zero, and keeping the sub-pixel phase to a millionth, gives both the same floating-point numbers.
     """
 
     crs: CRS
@@ -153,15 +302,11 @@ class _PixelLattice:
     @classmethod
     def of(cls, crs: str, transform: Affine) -> _PixelLattice:
         a, e = transform.a, transform.e
-        column0 = math.floor(
-            transform.c / a + 0.123
-        )  # no real raster has this phase, so no rounding flips it
+        column0 = math.floor(transform.c / a + 0.123)  # no real raster has this phase, so no rounding flips it
         row0 = math.floor(transform.f / e + 0.123)
         phase_x = round(transform.c / a - column0, 6) * a
         phase_y = round(transform.f / e - row0, 6) * e
-        return cls(
-            CRS.from_user_input(crs), transform, column0, row0, phase_x, phase_y, zlib.crc32(crs.encode())
-        )
+        return cls(CRS.from_user_input(crs), transform, column0, row0, phase_x, phase_y, zlib.crc32(crs.encode()))
 
     def lonlat(self, rows: Index, columns: Index) -> tuple[Metres, Metres]:
         """Longitude and latitude of pixel centres, each ``(y, x)``."""
@@ -173,14 +318,14 @@ class _PixelLattice:
                 return x, y
             lon, lat = _to_lonlat(self.crs).transform(x.ravel(), y.ravel())
             return np.asarray(lon).reshape(x.shape), np.asarray(lat).reshape(x.shape)
-        x1 = (self.column0 + columns + 0.5) * t.a + self.phase_x
-        y1 = (self.row0 + rows + 0.5) * t.e + self.phase_y
+        x1: Metres = (self.column0 + columns.astype(np.float64) + 0.5) * t.a + self.phase_x
+        y1: Metres = (self.row0 + rows.astype(np.float64) + 0.5) * t.e + self.phase_y
         if self.crs.is_geographic:
             return np.broadcast_to(x1, (len(y1), len(x1))).copy(), np.repeat(y1[:, None], len(x1), 1)
         return self._by_knots(x1, y1)
 
     def _by_knots(self, x: Metres, y: Metres) -> tuple[Metres, Metres]:
-        """Inverse projection at knots fixed on the ground, bilinear between: within 1 mm, a hundred times faster."""
+        """Inverse projection at knots fixed on the ground, bilinear between: within 1 mm, far faster."""
         kx, ky = np.floor(x / KNOT), np.floor(y / KNOT)
         fx, fy = x / KNOT - kx, (y / KNOT - ky)[:, None]
         ix, iy = (kx - kx.min()).astype(np.int64), (ky - ky.min()).astype(np.int64)
@@ -251,7 +396,7 @@ def _key(*parts: int) -> int:
 
 
 def _hash(key: int, i: NDArray[np.integer], j: NDArray[np.integer]) -> Hash:
-    """32 well mixed bits for each pair of integers (the finaliser "lowbias32" of Chris Wellons, 2018, twice)."""
+    """32 well mixed bits for each pair of integers (twice the finaliser "lowbias32", Chris Wellons, 2018)."""
     h = i.astype(np.uint32)
     h *= np.uint32(0x9E3779B1)
     h += np.uint32(key)
@@ -280,7 +425,7 @@ def _uniforms(key: int, count: int) -> Metres:
 
 
 def _noise(x: Metres, y: Metres, size_m: float, key: int) -> Float:
-    """Smooth noise in 0..1 whose bumps are about ``size_m`` across: value noise on a lattice turned by the key."""
+    """Smooth noise in 0..1, bumps about ``size_m`` across: value noise on a lattice turned by the key."""
     fu, fv, (a, b, c, d) = _noise_cell(x, y, size_m, key)
     _ease(fu)
     _ease(fv)
@@ -314,7 +459,9 @@ def _noise_slope(x: Metres, y: Metres, size_m: float, key: int) -> tuple[Float, 
     slope_u = du * ((b - a) + twist * sv) / np.float32(size_m)
     slope_v = dv * ((c - a) + twist * su) / np.float32(size_m)
     cos, sin = (np.float32(part) for part in _turn(key))
-    return value, slope_u * cos - slope_v * sin, slope_u * sin + slope_v * cos
+    east = np.asarray(slope_u * cos - slope_v * sin, np.float32)
+    north = np.asarray(slope_u * sin + slope_v * cos, np.float32)
+    return value, east, north
 
 
 def _turn(key: int) -> tuple[float, float]:
@@ -357,17 +504,15 @@ def _corners(table: Float, at: Index, wide: int) -> tuple[Float, Float, Float, F
 class _Knots:
     """Slow fields by way of a lattice of the ground: worked out every ``KNOT_M`` metres, bilinear between.
 
-    What has no detail below some tens of metres need not be worked out at every pixel. The knots belong to the
-    ground and not to the raster, so this changes nothing about who sees what.
+    What has no detail below some tens of metres need not be worked out at every pixel. The knots belong to
+    the ground and not to the raster, so this changes nothing about who sees what.
     """
 
     def __init__(self, x: Metres, y: Metres) -> None:
         self._fu, i0, at_i = _whole_and_part(x / KNOT_M)
         self._fv, j0, at_j = _whole_and_part(y / KNOT_M)
         self._wide, self._high = int(at_i.max()) + 2, int(at_j.max()) + 2
-        self.x, self.y = np.meshgrid(
-            np.arange(i0, i0 + self._wide) * KNOT_M, np.arange(j0, j0 + self._high) * KNOT_M
-        )
+        self.x, self.y = np.meshgrid(np.arange(i0, i0 + self._wide) * KNOT_M, np.arange(j0, j0 + self._high) * KNOT_M)
         at_j *= self._wide
         at_j += at_i
         self._at = at_j
@@ -440,7 +585,7 @@ class _Band:
         return np.asarray(level - np.float32(1.12), np.float32)
 
     def dry(self, x: Metres, y: Metres) -> Float:
-        """The climate of a place, 0 lush to 1 parched: each band has its own, and it drifts over some kilometres."""
+        """Climate, 0 lush to 1 parched: each band has its own, and it drifts over some kilometres."""
         own = np.float32(_uniforms(self.key(15), 1)[0])
         return np.asarray(0.65 * _noise(x, y, 6500, self.key(16)) + 0.35 * own, np.float32)
 
@@ -477,7 +622,8 @@ class _Cell:
     """``(n, 6)``: x0, y0, x1, y1, half width, kind."""
 
     houses: Metres
-    """``(n, 12)``: x, y, cos, sin, half length, half width, height, style, dice, year built, lot half length, lot half width."""
+    """``(n, 12)``: x, y, cos, sin, half length, half width, height, style, dice, year built, and of the plot
+    half length and half width."""
 
     ponds: Metres
     """``(n, 3)``: x, y, radius."""
@@ -490,7 +636,7 @@ def _node(band: _Band, i: int, j: int) -> tuple[float, float]:
 
 @lru_cache(maxsize=4096)
 def _edges(band: _Band, i: int, j: int) -> Metres:
-    """Road pieces from a node to its eastern, northern and north-eastern neighbour: ``(n, 6)`` as in ``_Cell``."""
+    """Road pieces from a node to its neighbours east, north and north-east: ``(n, 6)`` as in ``_Cell``."""
     pieces: list[Metres] = []
     start = np.array(_node(band, i, j))
     for way, (di, dj) in enumerate(((1, 0), (0, 1), (1, 1))):
@@ -504,9 +650,7 @@ def _edges(band: _Band, i: int, j: int) -> Metres:
         bow = (dice[1] - 0.5) * 0.34 * 4 * t * (1 - t) + 0.035 * (dice[2] - 0.5) * np.sin(2 * math.pi * t)
         line = start + along * t + side * bow
         fine = np.linspace(0, 16, 129)
-        wet = (
-            band.water_m(np.interp(fine, range(17), line[:, 0]), np.interp(fine, range(17), line[:, 1])) > -4
-        )
+        wet = band.water_m(np.interp(fine, range(17), line[:, 0]), np.interp(fine, range(17), line[:, 1])) > -4
         if _longest_run(wet) * float(np.hypot(*along)) / 128 > 75:  # longer than a bridge
             continue
         if (band.seam_m(line[:, 1]) < 1).any() or line[:, 1].min() < band.number * BAND_DEG * DEGREE_M:
@@ -591,9 +735,7 @@ def _streets(ground: _Ground, village_m: float, roads: Metres, dice: Metres) -> 
     inside = ground.band.in_village(ends[:, 0], ends[:, 1], ground.node, village_m) > 22
     fine = (inside & ground.free(ends[:, 0], ends[:, 1], dry_m=22, inner_m=60)).reshape(-1, 2).all(1)
     middle = (all_pieces[:, :2] + all_pieces[:, 2:]) / 2
-    keep = _unit(
-        _hash(ground.band.key(36), (middle[:, 0] * 8).astype(np.int64), (middle[:, 1] * 8).astype(np.int64))
-    )
+    keep = _unit(_hash(ground.band.key(36), (middle[:, 0] * 8).astype(np.int64), (middle[:, 1] * 8).astype(np.int64)))
     beside = (_road_gap_m(ends[:, 0], ends[:, 1], roads) < 15).reshape(-1, 2).all(1)
     all_pieces = all_pieces[fine & (keep < 0.95) & ~beside]
     return np.hstack([all_pieces, np.broadcast_to([2.6 + 0.6 * dice[7], PAVED], (len(all_pieces), 2))])
@@ -699,9 +841,7 @@ def _farms(ground: _Ground, roads: Metres, village_m: float, roll: Metres) -> Me
                 continue
             face = turn + across * math.pi / 2
             half_l, half_w = (5.5 + 3 * b[1], 4.5 + 1.5 * b[2]) if k == 0 else (9 + 8 * b[1], 5 + 3.5 * b[2])
-            style = (
-                (RED, BROWN, DARK, RED)[int(b[3] * 4)] if k == 0 else (PALE, RED, GREY, DARK)[int(b[3] * 4)]
-            )
+            style = (RED, BROWN, DARK, RED)[int(b[3] * 4)] if k == 0 else (PALE, RED, GREY, DARK)[int(b[3] * 4)]
             found.append(
                 [
                     x0 + u * math.cos(turn) - v * math.sin(turn),
@@ -731,20 +871,24 @@ def _road_gap_m(x: Metres, y: Metres, roads: Metres) -> Metres:
     dx, dy = x1 - x0, y1 - y0
     px, py = x[..., None] - x0, y[..., None] - y0
     t = np.clip((px * dx + py * dy) / (dx * dx + dy * dy), 0, 1)
-    return np.asarray((np.hypot(px - t * dx, py - t * dy) - half).min(-1))
+    px -= t * dx
+    py -= t * dy
+    return np.asarray((np.sqrt(px * px + py * py) - half).min(-1))
 
 
 def _those_that_fit(houses: Metres, ground: _Ground, roads: Metres, ponds: Metres) -> Metres:
-    """Houses that stand dry, off the roads, in their own cell and in nobody's way. Earlier rows come first."""
+    """Houses that stand dry, off the roads, in their own cell, in nobody's way. Earlier rows come first."""
     if not len(houses):
         return houses
     u = np.array([-1, 0, 1, -1, 0, 1, -1, 0, 1]) * (houses[:, 4:5] + 1)
     v = np.array([-1, -1, -1, 0, 0, 0, 1, 1, 1]) * (houses[:, 5:6] + 1)
     cos, sin = houses[:, 2:3], houses[:, 3:4]
     x, y = houses[:, 0:1] + u * cos - v * sin, houses[:, 1:2] + u * sin + v * cos
-    fits = (ground.free(x, y, dry_m=14, inner_m=20)).all(1)
+    fits: Bool = np.asarray(ground.free(x, y, dry_m=14, inner_m=20).all(1))
     near = roads[np.hypot(roads[:, 0] - ground.node[0], roads[:, 1] - ground.node[1]) < 900]
-    fits[fits] = (_road_gap_m(x[fits], y[fits], near) > 2.2).all(1)
+    reach = np.hypot(houses[:, 4] + 1, houses[:, 5] + 1)
+    close = fits & (_road_gap_m(houses[:, 0], houses[:, 1], near) < reach + 3)  # the others need no closer look
+    fits[close] = (_road_gap_m(x[close], y[close], near) > 2.2).all(1)
     for pond in ponds:
         fits &= np.hypot(x - pond[0], y - pond[1]).min(1) > pond[2] * 1.4 + 5
     return _apart(houses[fits])
@@ -923,9 +1067,8 @@ class _Painting:
     def _tide_m(self) -> float:
         """Lakes stand a little higher in spring; up to 3 m of shore."""
         year = self.date.timetuple().tm_yday / 365.25
-        return 1.6 * math.sin(2 * math.pi * year) + 1.4 * (
-            _uniforms(_key(self.band.seed, 42, self.date.year), 1)[0] - 0.5
-        )
+        wet_year = float(_uniforms(_key(self.band.seed, 42, self.date.year), 1)[0])
+        return 1.6 * math.sin(2 * math.pi * year) + 1.4 * (wet_year - 0.5)
 
     def _village(self, x: Metres, y: Metres, cells: list[_Cell]) -> Float:
         """Metres inside the nearest village's ragged edge, below zero outside."""
@@ -961,7 +1104,7 @@ class _Painting:
             part += alpha * (colour[band] - part)
 
     def _paint_land(self, water: Float) -> None:
-        """Grass, heath and bare ground, with mottles from metres to hundreds of metres; sand and rushes by water."""
+        """Grass, heath and bare ground, mottled at every scale; sand and rushes by water."""
         x, y, key = self.knots.x, self.knots.y, self.band.key
         dry = _noise(x, y, 240, key(61)) * 0.6 + _noise(x, y, 60, key(62)) * 0.4
         patch = _smooth(dry + np.float32(0.55) * (self.band.dry(x, y) - np.float32(0.45)), 0.38, 0.86)
@@ -999,7 +1142,9 @@ class _Painting:
         alpha = np.clip(farm.edge_m / np.maximum(self.pixel_m, 0.8), 0, 1) * field
         colours = _crop_colours(self.light.month)
         shade = 22 * (farm.tint - np.float32(0.5)) + self._furrows(farm)
-        warm = 14 * (farm.warmth - np.float32(0.5)) + self.knots.spread(26 * _noise(x, y, 5200, self.band.key(75)) - np.float32(13))
+        warm = 14 * (farm.warmth - np.float32(0.5)) + self.knots.spread(
+            26 * _noise(x, y, 5200, self.band.key(75)) - np.float32(13)
+        )
         parched = self.knots.spread(np.float32(0.34) * self.band.dry(x, y))
         crop = farm.crop
         for band in range(3):
@@ -1008,7 +1153,8 @@ class _Painting:
             colour += warm if band == 0 else -warm if band == 2 else np.float32(0)
             self.rgb[band] += alpha * (colour - self.rgb[band])
         self.truth[field] = FIELD
-        floor = (58.0 - 14 * self.light.green, 66.0 - 12 * self.light.green, 44.0)
+        g, a = self.light.green, self.light.autumn
+        floor = (64 - 16 * g + 34 * a, 68 - 10 * g + 8 * a, 46.0)
         self._over(floor, wooded.astype(np.float32))
         self.truth[wooded] = WOODS
 
@@ -1030,7 +1176,10 @@ class _Painting:
     def _paint_lots(self, cells: list[_Cell]) -> None:
         """The plot of each house: lawn, gravel, or earth while it is being built."""
         year = self.date.year + self.date.timetuple().tm_yday / 366
+        coarse = float(self.pixel_m) > 4
         for house in self._houses(cells):
+            if coarse and house[4] <= 9:
+                continue  # a garden in a village: grass on grass, and land already
             reach = math.hypot(house[10], house[11])
             where = self._window(house[0], house[1], reach)
             if where is None or year < house[9] - 1:
@@ -1047,12 +1196,11 @@ class _Painting:
                 g = self.light.green
                 colour = (110 - 22 * g + 26 * dice, 116 + 12 * g + 8 * dice, 72 - 12 * g + 14 * dice)
                 strength = 0.7
-            self._over(colour, alpha * np.float32(strength), where)
+            self._over(colour, np.asarray(np.float32(strength) * alpha, np.float32), where)
             hedge = np.clip(1 - np.abs(edge - 0.6) / max(0.7, float(self.pixel_m)), 0, 1)
             if house[4] <= 9 and dice > 0.35:
-                self._over(
-                    (66, 84, 48), hedge * np.float32(0.75 * min(1.0, 1.2 / float(self.pixel_m))), where
-                )
+                strength = 0.75 * min(1.0, 1.2 / float(self.pixel_m))
+                self._over((66, 84, 48), np.asarray(strength * hedge, np.float32), where)
             land = self.truth[where]
             land[edge > 0] = LAND
 
@@ -1100,10 +1248,10 @@ class _Painting:
             flat[band, at] += dark * (np.float32(shade) - flat[band, at])
         at = np.flatnonzero(trees.near(self.x, self.y))
         crown, tint, glow = trees.cover(self.x.ravel()[at], self.y.ravel()[at], self)
-        relief = np.float32(0.86) + np.float32(0.5) * glow
-        grain = self._texture(((1.3, 84, 8.0), (0.6, 85, 7.0))).ravel()[at]
-        for band, tone in enumerate(self._leaf_colour(tint)):
-            flat[band, at] += crown * (tone * relief + grain - flat[band, at])
+        relief = np.float32(0.88) + np.float32(0.44) * glow
+        grain = self._texture(((1.3, 84, 12.0), (0.6, 85, 12.0))).ravel()[at]
+        for band, leaf in enumerate(self._leaf_colour(tint)):
+            flat[band, at] += crown * (leaf * relief + grain - flat[band, at])
 
     def _leaf_colour(self, tint: Float) -> list[Float]:
         """Tint below 0.35 is conifer; the rest turns with the year."""
@@ -1114,7 +1262,7 @@ class _Painting:
         full = np.array([68, 92, 46], np.float32)
         rust = np.array([148, 104, 48], np.float32)
         leaf = bare + (full - bare) * min(1.0, 1.5 * g)
-        turned = np.clip(np.float32(1.6 * a) - np.abs(tint * 5 % 1 - np.float32(0.5)) * np.float32(1.6), 0, 1)
+        turned = np.clip(np.float32(1.9 * a) - tint * 37 % 1, 0, 1)
         pine = np.array([48, 68, 46], np.float32)
         return [
             np.where(leafy, leaf[b] + (rust[b] - leaf[b]) * turned + spread, pine[b] + spread * np.float32(0.7))
@@ -1186,7 +1334,7 @@ class _Painting:
     def _paint_houses(self, cells: list[_Cell]) -> None:
         year = self.date.year + self.date.timetuple().tm_yday / 366
         standing = [house for house in self._houses(cells) if house[9] <= year]
-        for house in standing:
+        for house in standing if float(self.pixel_m) < 5 else ():  # beyond, a shadow is part of its pixel
             self._paint_shadow(house)
         for house in standing:
             self._paint_roof(house)
@@ -1326,8 +1474,8 @@ class _Farms:
             across=across,
             open=dice[5][mine],
             dice=_unit(h),
-            tint=(bits & 255).astype(np.float32) / 255,
-            warmth=((bits >> 8) & 255).astype(np.float32) / 255,
+            tint=_spread(bits) + np.float32(0.5),
+            warmth=_spread(bits >> np.uint32(8)) + np.float32(0.5),
             crop=crop,
         )
 
@@ -1353,7 +1501,8 @@ class _Trees:
         h = _hash(band.key(131), i, j)
         ox = np.float32(0.5) * (j & 1) + np.float32(0.5) + _spread(h) * np.float32(0.6)
         oy = np.float32(0.5) + _spread(h >> np.uint32(8)) * np.float32(0.6)
-        x, y = (i + ox.astype(np.float64)) * TREE_M, (j + oy.astype(np.float64)) * TREE_M
+        x = np.asarray((i + ox.astype(np.float64)) * TREE_M, np.float64)
+        y = np.asarray((j + oy.astype(np.float64)) * TREE_M, np.float64)
         village, water = painting._village(x, y, cells), band.water_m(x, y)
         painting._add_ponds(water, x, y, cells)
         farm = _Farms.at(band, x, y, painting.date)
@@ -1382,16 +1531,24 @@ class _Trees:
         """Whether any crown could be over a point."""
         stands = (self.radius > 0).reshape(-1, self.wide)
         some = stands.copy()
-        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):  # crowns of the next cells reach in; a row shift is half
+        for axis, step in (
+            (0, 1),
+            (0, -1),
+            (1, 1),
+            (1, -1),
+        ):  # crowns of the next cells reach in; a row shift is half
             some |= np.roll(some, step, axis)
-        i, j = np.floor(x / TREE_M).astype(np.int64) - self.i0, np.floor(y / TREE_M).astype(np.int64) - self.j0
+        i, j = (
+            np.floor(x / TREE_M).astype(np.int64) - self.i0,
+            np.floor(y / TREE_M).astype(np.int64) - self.j0,
+        )
         return some.ravel().take(j * self.wide + i)
 
     def cover(self, x: Metres, y: Metres, painting: _Painting) -> tuple[Float, Float, Float]:
-        """How much crown (0..1) is over each point, the tint of the topmost, and how much light it throws back.
+        """How much crown (0..1) is over each point, the tint of the topmost, and what light it throws back.
 
-        Odd rows of the lattice are shifted by half a step, and a crown reaches 0.69 of a step with its trunk up to
-        0.3 off its place, so the two nearest of each of three rows are all that can cover a point.
+        Odd rows of the lattice are shifted by half a step, and a crown reaches 0.69 of a step with its trunk
+        up to 0.3 off its place, so the two nearest of each of three rows are all that can cover a point.
         """
         u, v = x / TREE_M, y / TREE_M
         j = np.floor(v)
@@ -1417,7 +1574,11 @@ class _Trees:
                 higher = height > top
                 top = np.where(higher, height, top)
                 tint = np.where(higher, self.tint[at], tint)
-                glow = np.where(higher, (dx * east + dy * north + height * np.float32(0.4)) / np.maximum(r, np.float32(1)), glow)
+                glow = np.where(
+                    higher,
+                    (dx * east + dy * north + height * np.float32(0.4)) / np.maximum(r, np.float32(1)),
+                    glow,
+                )
         return np.clip(top / np.maximum(painting.pixel_m, np.float32(0.7)), 0, 1), tint, glow
 
 

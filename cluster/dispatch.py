@@ -79,9 +79,7 @@ class Dispatch:
         """Take a failed task back; how many tries failed, and the verdict, None where it will be tried again."""
         _, trial = self._running.pop(task.id)
         trial.attempts += 1
-        spread = (
-            task.id * 2654435761 % 2**32
-        ) / 2**32  # Knuth's multiplicative hash: even, and the same every time
+        spread = (task.id * 2654435761 % 2**32) / 2**32  # Knuth's multiplicative hash: even, and the same every time
         answer = after_failure(error, trial.attempts, self._policy, spread=spread)
         if isinstance(answer, Verdict):
             return trial.attempts, answer

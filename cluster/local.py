@@ -39,10 +39,7 @@ class LocalPool:
     def finished(self, timeout_s: float) -> list[Finished]:
         """The tasks that are over."""
         done, _ = wait(self._running, timeout=timeout_s, return_when=FIRST_COMPLETED)
-        return [
-            Finished(worker="local-0", task=self._running.pop(future), result=future.result())
-            for future in done
-        ]
+        return [Finished(worker="local-0", task=self._running.pop(future), result=future.result()) for future in done]
 
     def close(self) -> None:
         """Wait for the threads, then let the model go."""

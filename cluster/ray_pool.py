@@ -67,7 +67,7 @@ class RayPool:
         """
         self._setup, self._make = setup, load
         self._started_ray = _connect(workers, address)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's own
         count = workers if workers is not None else max(1, gpus)
         if count > gpus:
             self.close()
@@ -111,14 +111,10 @@ class RayPool:
             try:
                 result = ray.get(call)
             except RayActorError as error:
-                result = WorkerLostError(
-                    f"the worker died: {_first_line(error)}", worker=worker, tile=task.name
-                )
+                result = WorkerLostError(f"the worker died: {_first_line(error)}", worker=worker, tile=task.name)
                 self._replace(worker)
             except RayError as error:
-                result = WorkerLostError(
-                    f"Ray lost the call: {_first_line(error)}", worker=worker, tile=task.name
-                )
+                result = WorkerLostError(f"Ray lost the call: {_first_line(error)}", worker=worker, tile=task.name)
             over.append(Finished(worker=worker, task=task, result=result))
         return over
 
@@ -132,11 +128,10 @@ class RayPool:
             ray.shutdown()
 
     def _place(self, worker: str) -> None:
-        actor = (
-            ray.remote(GpuActor)
-            .options(num_gpus=1, num_cpus=1, max_concurrency=DEPTH + 1, max_restarts=0, max_task_retries=0)
-            .remote(worker, self._setup, self._make)
-        )
+        remote: Any = ray.remote(GpuActor)
+        actor = remote.options(
+            num_gpus=1, num_cpus=1, max_concurrency=DEPTH + 1, max_restarts=0, max_task_retries=0
+        ).remote(worker, self._setup, self._make)
         self._actors[worker] = actor
         self._loading[actor.load.remote()] = worker
 

@@ -32,9 +32,7 @@ class RetryPolicy:
     longest_wait_s: float = 30.0
 
 
-def after_failure(
-    error: MapperError, attempt: int, policy: RetryPolicy, *, spread: float = 0.0
-) -> float | Verdict:
+def after_failure(error: MapperError, attempt: int, policy: RetryPolicy, *, spread: float = 0.0) -> float | Verdict:
     """Seconds to wait before the next try, or why there is none.
 
     Args:

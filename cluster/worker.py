@@ -21,19 +21,29 @@ DEPTH = 3
 """Tasks a worker holds: one being read, one on the GPU, one being written."""
 
 
+CPU_THREADS = 1
+"""Torch threads of a model on the CPU. Their number changes the last bits of fp32 convolutions, so it is the same
+for every worker, however many share a machine; more workers use more cores."""
+
+
+def _pin() -> None:
+    """In the thread that will run the model: OpenMP counts threads by the thread that asks."""
+    import torch
+
+    torch.set_num_threads(CPU_THREADS)
+
+
 class Worker:
     """Maps tiles. ``run`` may be called from ``DEPTH`` threads at once."""
 
-    def __init__(
-        self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load
-    ) -> None:
+    def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load) -> None:
         """Load the model in the thread that will own it.
 
         Raises:
             MapperError: the model or the mosaic cannot be opened.
         """
         self._name = name
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-model")
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-model", initializer=_pin)
         self._mapper = self._model_thread.submit(load, setup).result()
 
     def facts(self) -> WorkerFacts:
@@ -59,9 +69,7 @@ class Worker:
         except MemoryError as error:
             return ResourceError(f"memory ran out: {error}", fix="lower grid.shard_px", tile=task.name)
         except Exception as error:
-            if (
-                type(error).__name__ == "OutOfMemoryError"
-            ):  # torch's, named so that torch need not be imported here
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported here
                 return ResourceError("the GPU's memory ran out", fix="lower compute.batch", tile=task.name)
             where = traceback.extract_tb(error.__traceback__)[-1]
             return MapperError(

@@ -61,13 +61,9 @@ def _load(source: str, folder: Path) -> Any:
             content = path.read_bytes()
         return json.loads(content)
     except OSError as error:
-        raise SpecError(
-            f"area.geojson cannot be read: {error}", fix="check the path or URL", file=source
-        ) from error
+        raise SpecError(f"area.geojson cannot be read: {error}", fix="check the path or URL", file=source) from error
     except ValueError as error:
-        raise SpecError(
-            f"area.geojson is not JSON: {error}", fix="save it as GeoJSON", file=source
-        ) from error
+        raise SpecError(f"area.geojson is not JSON: {error}", fix="save it as GeoJSON", file=source) from error
 
 
 def _from_geojson(document: Any, source: str) -> BaseGeometry:
@@ -84,14 +80,12 @@ def _from_geojson(document: Any, source: str) -> BaseGeometry:
 
 
 def _checked(geometry: BaseGeometry) -> BaseGeometry:
-    polygons = [
-        part for part in shapely.get_parts(shapely.make_valid(geometry)) for part in shapely.get_parts(part)
-    ]
+    polygons = [part for part in shapely.get_parts(shapely.make_valid(geometry)) for part in shapely.get_parts(part)]
     whole = shapely.union_all([part for part in polygons if part.geom_type in ("Polygon", "MultiPolygon")])
     if whole.is_empty:
         raise SpecError("the area is empty or has no surface", fix="give a polygon")
     west, south, east, north = whole.bounds
-    if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
+    if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise SpecError(
             f"the area reaches {west:g}, {south:g}, {east:g}, {north:g}, which is not longitude and latitude",
             fix="give degrees, longitude first",

@@ -60,7 +60,7 @@ def _rooted(spec: JobSpec, folder: Path) -> JobSpec:
     """The job with its local paths absolute: a job is the same from whichever folder it is run."""
 
     def root(place: str) -> str:
-        return place if "://" in place else str((folder / Path(place).expanduser()).resolve())
+        return absolute(place, folder)
 
     weights = spec.model.weights
     return spec.model_copy(
@@ -70,3 +70,8 @@ def _rooted(spec: JobSpec, folder: Path) -> JobSpec:
             "model": spec.model.model_copy(update={"weights": None if weights is None else root(weights)}),
         }
     )
+
+
+def absolute(place: str, folder: Path | None = None) -> str:
+    """A local path made absolute; a URL as it is."""
+    return place if "://" in place else str(((folder or Path.cwd()) / Path(place).expanduser()).resolve())

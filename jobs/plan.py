@@ -57,9 +57,7 @@ class Plan:
     steps: tuple[datetime, ...]
     tiles: tuple[PlannedTile, ...]
 
-    def tasks(
-        self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: frozenset[int]
-    ) -> Iterator[TileTask]:
+    def tasks(self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: frozenset[int]) -> Iterator[TileTask]:
         """The tasks of the tiles that lack something, in order.
 
         Args:
@@ -86,11 +84,10 @@ class Plan:
         grid = self.grids[tile.grid]
         return f"{grid.name}/{self.steps[tile.step].isoformat()}/{tile.row}/{tile.column}"
 
-    def tile_km2(self, row: int) -> float:
-        """Surface of a tile's pixels."""
+    def pixel_km2(self, row: int) -> float:
+        """Surface of one pixel in the middle of a tile."""
         grid = self.grids[self.tiles[row].grid]
-        tile = grid.tile(self.tiles[row].row, self.tiles[row].column)
-        return pixel_km2(grid.lattice, tile.core) * tile.core.height * tile.core.width
+        return pixel_km2(grid.lattice, grid.tile(self.tiles[row].row, self.tiles[row].column).core)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +194,7 @@ def _tiles_of(
         extent = placed(item, grid.lattice).extent
         if extent.empty:
             continue
-        reach = PixelBox(
-            extent.top - margin, extent.left - margin, extent.bottom + margin, extent.right + margin
-        )
+        reach = PixelBox(extent.top - margin, extent.left - margin, extent.bottom + margin, extent.right + margin)
         for tile in grid.tiles_in(reach):
             if windows.frame(tile.core).intersection(extent).empty:
                 continue
@@ -225,18 +220,18 @@ def _tiles_of(
 
 def lay_grids(spec: JobSpec, items: Sequence[Item], area: BaseGeometry) -> list[tuple[Grid, BaseGeometry]]:
     """The grids of a job, each with the part of the area it maps, in its CRS."""
-    sizes = {"shard_px": spec.grid.shard_px, "chunk_px": spec.grid.chunk_px}
+    shard_px, chunk_px = spec.grid.shard_px, spec.grid.chunk_px
     if spec.grid.crs == "utm":
         assert spec.grid.resolution_m is not None  # GridSpec asks for it
         laid = []
         for zone in utm_zones(area):
             lattice = Lattice(crs=zone.crs, res_x=spec.grid.resolution_m, res_y=spec.grid.resolution_m)
             shape = projected(zone.strip, zone.crs)
-            laid.append((Grid.over(lattice, shape.bounds, name=zone.name, **sizes), shape))
+            laid.append((Grid.over(lattice, shape.bounds, name=zone.name, shard_px=shard_px, chunk_px=chunk_px), shape))
         return laid
     lattice = native_lattice(items) if spec.grid.crs == "native" else _named_lattice(spec)
     shape = projected(area, lattice.crs)
-    return [(Grid.over(lattice, shape.bounds, **sizes), shape)]
+    return [(Grid.over(lattice, shape.bounds, shard_px=shard_px, chunk_px=chunk_px), shape)]
 
 
 def _named_lattice(spec: JobSpec) -> Lattice:
@@ -286,9 +281,7 @@ def native_lattice(items: Sequence[Item]) -> Lattice:
 
 def _lattice_of(crs: str, transform: Affine) -> Lattice:
     if transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
-        raise GridError(
-            "crs: native needs imagery that is north-up", fix="set grid.crs and grid.resolution_m"
-        )
+        raise GridError("crs: native needs imagery that is north-up", fix="set grid.crs and grid.resolution_m")
     return Lattice(
         crs=crs,
         res_x=transform.a,
@@ -400,9 +393,7 @@ def estimate(
             seen = placed(plan.items[number], grid.lattice).extent.intersection(frame)
             files = {band.asset.href for band in plan.items[number].bands}
             read_px += seen.height * seen.width * bands
-            requests += (
-                len(files) * math.ceil(seen.height / READ_BLOCK_PX) * math.ceil(seen.width / READ_BLOCK_PX)
-            )
+            requests += len(files) * math.ceil(seen.height / READ_BLOCK_PX) * math.ceil(seen.width / READ_BLOCK_PX)
             opened |= {(number, href) for href in files}
     workers = max(1, workers)
     seconds = None if seconds_per_window is None else seconds_per_window.times(looks / workers)

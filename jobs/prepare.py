@@ -5,18 +5,19 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
-from typing import Any
 
 import shapely
 import yaml
+from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.hrefs import check_href
 from catalogs.items import item_from_stac
 from catalogs.search import Query, StacItem, search
 from catalogs.snapshot import freeze, thaw
-from jobs.areas import geometry_of, grown
+from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
 from jobs.job import Job
 from jobs.ledger import FINISHED, RunFolder, run_names
 from jobs.plan import Plan, lay_grids, lay_plan, native_lattice
@@ -86,16 +87,10 @@ def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
         items=tuple(items),
         grids=tuple(grid for grid, _ in grids),
         areas={grid.name: shape for grid, shape in grids},
-        steps=tuple(_aware(step) for step in facts["steps"]),
+        steps=tuple(datetime.fromisoformat(step) for step in facts["steps"]),
         tiles=tuple(folder.tiles()),
     )
     return Prepared(job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True)
-
-
-def _aware(text: str) -> Any:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text)
 
 
 def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str], None]) -> list[StacItem]:
@@ -118,17 +113,12 @@ def _metres(items: Sequence[Item]) -> float:
     """Side of a native pixel in metres, rounded up where the CRS counts degrees."""
     lattice = native_lattice(items)
     side = max(lattice.res_x, lattice.res_y)
-    from jobs.areas import METRES_PER_DEGREE
-    from pyproj import CRS
-
     return side * METRES_PER_DEGREE if CRS.from_user_input(lattice.crs).is_geographic else side
 
 
 def _items(spec: JobSpec, documents: Sequence[StacItem]) -> list[Item]:
     """The items in the mapper's words, their hrefs judged, and placed by their files where the catalog is silent."""
-    items = [
-        item_from_stac(doc, bands=spec.imagery.bands, index=index) for index, doc in enumerate(documents)
-    ]
+    items = [item_from_stac(doc, bands=spec.imagery.bands, index=index) for index, doc in enumerate(documents)]
     items = [_judged(item, spec.imagery.catalog) for item in items]
     if spec.grid.crs == "native":
         items = [_placed_by_file(item) for item in items]

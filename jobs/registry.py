@@ -56,9 +56,7 @@ class Registry:
 
     def save(self, row: RunRow) -> None:
         """Put a run in, in place of what was known of it."""
-        values = {name: getattr(row, name) for name in row.__slots__} | {
-            "updated": datetime.now(UTC).isoformat()
-        }
+        values = {name: getattr(row, name) for name in row.__slots__} | {"updated": datetime.now(UTC).isoformat()}
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_RUNS).where(_RUNS.c.run == row.run, _RUNS.c.mosaic == row.mosaic))
             connection.execute(sa.insert(_RUNS).values(**values))

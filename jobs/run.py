@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import numpy as np
-
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from cluster.telemetry import Telemetry, WorkerSample
 from jobs.job import Job
@@ -179,6 +177,10 @@ class _Tally:
     telemetry: Telemetry = field(default_factory=Telemetry)
     seams: list[tuple[float, int]] = field(default_factory=list)
     worked: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    """When the workers were ready: throughput is counted from here."""
+
+    ended: float = field(default_factory=time.monotonic)
 
 
 def _execute(
@@ -217,6 +219,7 @@ def _execute(
                 devices = ", ".join(sorted({worker.device for worker in workers}))
                 facts = _agreed(facts, workers)
                 folder.save_facts(facts)
+                tally.begun = time.monotonic()
                 _work(prepared, mosaic, pool, wanted, sources, watcher, stopped, tally)
             finally:
                 pool.close()
@@ -267,7 +270,8 @@ def _work(
     try:
         for outcome in outcomes(pool, tasks, stopped=stopped):
             ledger.record(_entry(outcome, names))
-            tally.telemetry.record(outcome, area_km2=prepared.plan.tile_km2(outcome.task.id))
+            asked_px = outcome.result.asked_px if outcome.result is not None else 0
+            tally.telemetry.record(outcome, area_km2=asked_px * prepared.plan.pixel_km2(outcome.task.id))
             if outcome.result is not None:
                 tally.worked += 1
                 if outcome.result.seam is not None:
@@ -275,6 +279,7 @@ def _work(
             watcher.tile(outcome, list(tally.telemetry.samples()))
     finally:
         ledger.flush()
+        tally.ended = time.monotonic()
 
 
 def _entry(outcome: Outcome, names: list[str]) -> Entry:
@@ -355,11 +360,10 @@ def _conclude(
     states = prepared.folder.states()
     counts = Counter(entry.state for entry in states.values())
     planned = int(facts["planned"])
-    tiles = {"planned": planned} | {
-        state: counts[state] for state in ("done", "nodata", "failed", "quarantined")
-    }
+    tiles = {"planned": planned} | {state: counts[state] for state in ("done", "nodata", "failed", "quarantined")}
     left = planned - sum(tiles[state] for state in ("done", "nodata", "failed", "quarantined"))
     elapsed = time.monotonic() - started
+    worked_s = tally.ended - tally.begun
     problems = tuple(
         {"tile": _named(prepared, row), "error": entry.error, "cause": entry.cause}
         for row, entry in sorted(states.items())
@@ -381,10 +385,10 @@ def _conclude(
         tiles=tiles,
         seconds=round(elapsed, 3),
         worked_tiles=tally.worked,
-        seam=float(np.average(*zip(*tally.seams, strict=True))) if tally.seams else facts.get("seam"),
+        seam=_mean_seam(tally) if tally.seams else facts.get("seam"),
         verified_tiles=report.checked,
         problems=problems,
-        workers=tuple(_worker(sample, elapsed) for sample in tally.telemetry.samples()),
+        workers=tuple(_worker(sample, worked_s) for sample in tally.telemetry.samples()),
         device=device,
     )
     prepared.folder.save_facts(
@@ -398,6 +402,10 @@ def _conclude(
     )
     _register(prepared, state, planned, tiles["done"] + tiles["nodata"])
     return summary
+
+
+def _mean_seam(tally: _Tally) -> float:
+    return sum(seam * windows for seam, windows in tally.seams) / sum(windows for _, windows in tally.seams)
 
 
 def _named(prepared: Prepared, row: int) -> str:

@@ -29,12 +29,8 @@ class _Section(BaseModel):
 class Area(_Section):
     """Where to map: exactly one of the three, in longitude and latitude."""
 
-    bbox: tuple[float, float, float, float] | None = Field(
-        None, description="west, south, east, north in degrees"
-    )
-    geojson: str | None = Field(
-        None, description="file (relative to the job file) or URL of a GeoJSON document"
-    )
+    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
+    geojson: str | None = Field(None, description="file (relative to the job file) or URL of a GeoJSON document")
     wkt: str | None = Field(None, description="a POLYGON or MULTIPOLYGON")
 
     @model_validator(mode="after")
@@ -44,9 +40,7 @@ class Area(_Section):
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-                raise ValueError(
-                    "bbox is [west, south, east, north] in degrees, west < east and south < north"
-                )
+                raise ValueError("bbox is [west, south, east, north] in degrees, west < east and south < north")
         return self
 
 
@@ -67,9 +61,7 @@ class Scale(_Section):
 class Imagery(_Section):
     """Which pictures."""
 
-    catalog: str = Field(
-        description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL"
-    )
+    catalog: str = Field(description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL")
     collections: tuple[str, ...] = Field((), description="their ids; empty takes all of the catalog")
     datetime: str | None = Field(None, description="as in STAC: one time, or begin/end, .. for open")
     filter: str | None = Field(None, description='CQL2 text, such as "eo:cloud_cover < 20"')
@@ -89,18 +81,14 @@ class GridSpec(_Section):
     crs: str = Field(
         "native", description="native (the items' own), utm (one group a zone), or a code such as EPSG:32645"
     )
-    resolution_m: float | None = Field(
-        None, gt=0, description="side of a pixel; the imagery's own where crs is native"
-    )
+    resolution_m: float | None = Field(None, gt=0, description="side of a pixel; the imagery's own where crs is native")
     shard_px: int = Field(2048, ge=64, le=32768)
     chunk_px: int = Field(512, ge=16, le=8192)
 
     @model_validator(mode="after")
     def _resolution_where_needed(self) -> GridSpec:
         if self.crs == "native" and self.resolution_m is not None:
-            raise ValueError(
-                "crs: native takes the imagery's own resolution; leave resolution_m out, or name a CRS"
-            )
+            raise ValueError("crs: native takes the imagery's own resolution; leave resolution_m out, or name a CRS")
         if self.crs != "native" and self.resolution_m is None:
             raise ValueError(f"crs: {self.crs} needs a resolution_m")
         if self.shard_px % self.chunk_px:
@@ -120,9 +108,7 @@ class Model(_Section):
     """Which model."""
 
     name: str = "pocket"
-    weights: str | None = Field(
-        None, description="path of a safetensors file; the shipped ones where left out"
-    )
+    weights: str | None = Field(None, description="path of a safetensors file; the shipped ones where left out")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -180,16 +166,12 @@ class JobSpec(_Section):
         names = [prompt.name for prompt in self.prompts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(
-                f"two prompts are named {', '.join(twice)}; a name is a coordinate and must be unique"
-            )
+            raise ValueError(f"two prompts are named {', '.join(twice)}; a name is a coordinate and must be unique")
         return self
 
     def prompt_values(self) -> tuple[Prompt, ...]:
         """The prompts in the mapper's words."""
-        return tuple(
-            Prompt(name=p.name, expression=p.expression, threshold=p.threshold) for p in self.prompts
-        )
+        return tuple(Prompt(name=p.name, expression=p.expression, threshold=p.threshold) for p in self.prompts)
 
 
 def read_spec(path: Path) -> JobSpec:
@@ -207,9 +189,7 @@ def read_spec(path: Path) -> JobSpec:
             )
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(
-            f"the job file cannot be read: {error.strerror}", fix="check its path", file=path
-        ) from error
+        raise SpecError(f"the job file cannot be read: {error.strerror}", fix="check its path", file=path) from error
     except UnicodeDecodeError as error:
         raise SpecError("the job file is not UTF-8 text", fix="save it as UTF-8", file=path) from error
     try:
@@ -217,9 +197,7 @@ def read_spec(path: Path) -> JobSpec:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise SpecError(
-            f"the job file is not YAML{line}", fix="check its indentation and quotes", file=path
-        ) from error
+        raise SpecError(f"the job file is not YAML{line}", fix="check its indentation and quotes", file=path) from error
     return spec_from(document, source=str(path))
 
 
@@ -277,9 +255,7 @@ def _digest(value: object) -> str:
 def _fault(entry: Any) -> str:
     """One pydantic error as a clause: where, what, and the nearest key for a misspelt one."""
     place = (
-        ".".join(
-            str(part) for part in entry["loc"] if part not in ("int", "literal['auto']", "constrained-int")
-        )
+        ".".join(str(part) for part in entry["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
         or "job"
     )
     if entry["type"] == "extra_forbidden":

@@ -54,9 +54,7 @@ def verify_run(folder: RunFolder, *, sample: int | None) -> Report:
     tiles = folder.tiles()
     states = folder.states()
     finished = [entry for _, entry in sorted(states.items()) if entry.state in FINISHED]
-    chosen = (
-        finished if sample is None or len(finished) <= sample else finished[:: -(-len(finished) // sample)]
-    )
+    chosen = finished if sample is None or len(finished) <= sample else finished[:: -(-len(finished) // sample)]
     bad = [found for entry in chosen for found in _faults(folder.run, mosaic, tiles[entry.tile], entry)]
     planned = int(folder.facts().get("planned", len(tiles)))
     return Report(checked=len(chosen), bad=tuple(bad), unfinished=planned - len(finished))
@@ -74,10 +72,6 @@ def _faults(run: str, mosaic: Mosaic, planned: PlannedTile, entry: Entry) -> Ite
             yield BadTile(run=run, tile=label, reason=error.what)
             continue
         if checksum(mask, score) != expected:
-            yield BadTile(
-                run=run, tile=label, reason="mask or score differ from what was written, or are missing"
-            )
+            yield BadTile(run=run, tile=label, reason="mask or score differ from what was written, or are missing")
         elif entry.source_checksum is not None and source_checksum(source) != entry.source_checksum:
-            yield BadTile(
-                run=run, tile=label, reason="the source layer differs from what was written, or is missing"
-            )
+            yield BadTile(run=run, tile=label, reason="the source layer differs from what was written, or is missing")

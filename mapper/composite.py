@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mapper.grid import PixelBox
 from mapper.imagery import NO_SOURCE, Pixels, Valid, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One item over the whole frame."""
+    """One item over a box."""
 
     pixels: Pixels
     valid: Valid
@@ -20,38 +21,56 @@ class Layer:
     """Row of the item in the run's item table."""
 
 
-def first_valid(layers: Iterable[Layer], *, bands: int, shape: tuple[int, int]) -> View:
-    """At each pixel, the first layer that saw it.
+class FirstSeen:
+    """At each pixel, the first layer that saw it; tells what is still unseen, so that no more is read than must be."""
 
-    Layers are taken one at a time and only while something is still unseen, so a lazy iterable reads no more
-    than it must.
-    """
-    pixels = np.zeros((bands, *shape), np.uint8)
-    valid = np.zeros(shape, np.bool_)
-    source = np.full(shape, NO_SOURCE, np.uint32)
-    for layer in layers:
-        fresh = layer.valid & ~valid
-        np.copyto(pixels, layer.pixels, where=fresh)
-        source[fresh] = layer.index
-        valid |= fresh
-        if valid.all():
-            break
-    return View(pixels=pixels, valid=valid, source=source)
+    def __init__(self, frame: PixelBox, *, bands: int) -> None:
+        self._frame = frame
+        self._pixels = np.zeros((bands, *frame.shape), np.uint8)
+        self._valid = np.zeros(frame.shape, np.bool_)
+        self._source = np.full(frame.shape, NO_SOURCE, np.uint32)
+
+    def unseen(self, box: PixelBox) -> PixelBox:
+        """The smallest box around what no layer has seen of a box inside the frame; ``empty`` where all is seen."""
+        missing = ~self._valid[box.within(self._frame)]
+        return box_around(missing, box)
+
+    def add(self, box: PixelBox, layer: Layer) -> None:
+        """Lay one under those that came before, over a box inside the frame."""
+        here = box.within(self._frame)
+        fresh = layer.valid & ~self._valid[here]
+        np.copyto(self._pixels[:, *here], layer.pixels, where=fresh)
+        self._source[here][fresh] = layer.index
+        self._valid[here] |= fresh
+
+    def view(self) -> View:
+        """What all layers together show."""
+        return View(pixels=self._pixels, valid=self._valid, source=self._source)
 
 
-def median(layers: Sequence[Layer], *, bands: int, shape: tuple[int, int]) -> View:
+def box_around(wanted: Valid, box: PixelBox) -> PixelBox:
+    """The smallest box around the True pixels of an array over a box; ``empty`` where there are none."""
+    rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
+    if not len(rows):
+        return PixelBox(box.top, box.left, box.top, box.left)
+    return PixelBox(
+        box.top + int(rows[0]), box.left + int(columns[0]), box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1
+    )
+
+
+def median(layers: Sequence[Layer], frame: PixelBox, *, bands: int) -> View:
     """At each pixel and band, the middle of the layers that saw it; of two middle values, the lower.
 
     The lower one, because it is a value that was seen. ``source`` is the layer nearest to the result over all
     bands, the earliest of equals.
     """
     if not layers:
-        return first_valid((), bands=bands, shape=shape)
+        return FirstSeen(frame, bands=bands).view()
     seen = np.stack([layer.valid for layer in layers])  # (layer, y, x)
     count = seen.sum(axis=0)
     valid = count > 0
     middle = np.maximum(count - 1, 0) // 2  # position among the valid ones, sorted
-    pixels = np.zeros((bands, *shape), np.uint8)
+    pixels = np.zeros((bands, *frame.shape), np.uint8)
     for band in range(bands):
         values = np.stack([layer.pixels[band] for layer in layers]).astype(np.uint16)
         values[~seen] = 256  # sorts behind every real value

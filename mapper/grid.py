@@ -122,12 +122,8 @@ class Lattice:
     """Top edge of row 0, in ``[0, res_y)``."""
 
     def __post_init__(self) -> None:
-        if not (
-            self.res_x > 0 and self.res_y > 0 and math.isfinite(self.res_x) and math.isfinite(self.res_y)
-        ):
-            raise GridError(
-                f"a pixel of {self.res_x:g} × {self.res_y:g} is no pixel", fix="give a resolution above 0"
-            )
+        if not (self.res_x > 0 and self.res_y > 0 and math.isfinite(self.res_x) and math.isfinite(self.res_y)):
+            raise GridError(f"a pixel of {self.res_x:g} × {self.res_y:g} is no pixel", fix="give a resolution above 0")
 
     def transform(self, box: PixelBox) -> Affine:
         """Array position (column, row) in the box → CRS coordinates (x, y) of the pixel's upper left corner."""
@@ -239,9 +235,7 @@ class Grid:
         """The grid of whole shards that holds (left, bottom, right, top) in units of the CRS."""
         box = lattice.pixels(bounds)
         box = box.union(PixelBox(box.top, box.left, box.top + 1, box.left + 1))
-        return cls(
-            lattice=lattice, box=box.snapped(shard_px), shard_px=shard_px, chunk_px=chunk_px, name=name
-        )
+        return cls(lattice=lattice, box=box.snapped(shard_px), shard_px=shard_px, chunk_px=chunk_px, name=name)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -259,9 +253,7 @@ class Grid:
         if not (0 <= row < rows and 0 <= column < columns):
             raise GridError(f"no tile r{row}c{column} in a grid of {rows} × {columns} shards")
         top, left = self.box.top + row * self.shard_px, self.box.left + column * self.shard_px
-        return Tile(
-            row=row, column=column, core=PixelBox(top, left, top + self.shard_px, left + self.shard_px)
-        )
+        return Tile(row=row, column=column, core=PixelBox(top, left, top + self.shard_px, left + self.shard_px))
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile, row by row from the north-west."""
@@ -276,9 +268,7 @@ class Grid:
         if meets.empty:
             return
         for cell in meets.cells(self.shard_px):
-            yield self.tile(
-                (cell.top - self.box.top) // self.shard_px, (cell.left - self.box.left) // self.shard_px
-            )
+            yield self.tile((cell.top - self.box.top) // self.shard_px, (cell.left - self.box.left) // self.shard_px)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,17 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 from rasterio.features import rasterize
-from shapely.affinity import affine_transform
 from shapely.geometry.base import BaseGeometry
 
+from mapper.composite import box_around
 from mapper.grid import BLOCK_PX, Grid, Lattice, PixelBox, Tile, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem, Valid, View
-from mapper.masks import ABSENT, PRESENT, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
+from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
 from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.read import RasterReader, Reader
 from mapper.segmenter import Segmenter
-
 
 CPU_BATCH, GPU_BATCH = 2, 16
 """Windows the model is given at once: on a CPU more of them gain nothing and cost memory."""
@@ -121,10 +120,15 @@ class TileResult:
 class TileView:
     """What was read for one tile."""
 
+    part: PixelBox
+    """The box around what was asked of the core; ``empty`` where nothing was."""
+
     frame: PixelBox
+    """What the view covers: all windows that touch the part."""
+
     view: View
     asked: Valid
-    """``(y, x)`` over the core: inside the area."""
+    """``(y, x)`` over the part: inside the area."""
 
     seconds: float
 
@@ -134,6 +138,8 @@ class TileScores:
     """What the model said of one tile."""
 
     score: Stored
+    """``(prompt, y, x)`` over the part."""
+
     windows: int
     seam: float | None
     seconds: float
@@ -180,52 +186,55 @@ class TileMapper:
         return self.write(task, view, scores)
 
     def read(self, task: TileTask) -> TileView:
-        """All that the windows of a tile look at; only the core where there is nothing to see."""
+        """All that the windows of what is asked look at; no more than that where there is nothing to see."""
         started = clock.perf_counter()
         asked = asked_pixels(self._setup.areas.get(task.grid.name), task)
-        frame = self._windows.frame(task.tile.core) if task.items else task.tile.core
+        part = box_around(asked, task.tile.core)
+        frame = self._windows.frame(part) if task.items and not part.empty else part
         view = self._reader.read(task.items, task.grid.lattice, frame)
-        return TileView(frame=frame, view=view, asked=asked, seconds=clock.perf_counter() - started)
+        inside = asked[part.within(task.tile.core)]
+        return TileView(part=part, frame=frame, view=view, asked=inside, seconds=clock.perf_counter() - started)
 
     def segment(self, task: TileTask, seen: TileView) -> TileScores:
-        """The stored score of the core, for each prompt of the task."""
+        """The stored score of what is asked, for each prompt of the task."""
         started = clock.perf_counter()
-        core = task.tile.core
-        valid = seen.view.valid[core.within(seen.frame)]
+        valid = seen.view.valid[seen.part.within(seen.frame)]
         needed = valid & seen.asked
-        blend = Blend(core, self._windows, len(task.prompts), feather=self._setup.blend)
-        windows = needed_windows(self._windows.touching(core), core, needed)
-        if windows:
-            text = self._text(task.prompts)
+        blend = Blend(seen.part, self._windows, len(task.prompts), feather=self._setup.blend)
+        windows = needed_windows(self._windows.touching(seen.part), seen.part, needed) if needed.any() else []
+        text = self._text(task.prompts) if windows else None
         for first in range(0, len(windows), self._batch):
             batch = windows[first : first + self._batch]
             pixels = np.stack([seen.view.pixels[:, *window.within(seen.frame)] for window in batch])
             for window, logits in zip(batch, self.segmenter.logits(pixels, text), strict=True):
                 blend.add(window, logits)
         score = to_score(blend.logits(needed), valid=valid, asked=seen.asked)
-        return TileScores(
-            score=score, windows=len(windows), seam=blend.seam, seconds=clock.perf_counter() - started
-        )
+        return TileScores(score=score, windows=len(windows), seam=blend.seam, seconds=clock.perf_counter() - started)
 
     def write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
         """Put the tile's shards and say what was put."""
         started = clock.perf_counter()
-        mask = to_mask(scores.score, [self._setup.prompts[position].threshold for position in task.prompts])
-        here = task.tile.core.within(seen.frame)
-        source = np.where(seen.asked, seen.view.source[here], NO_SOURCE) if task.write_source else None
-        layers = TileLayers(mask=mask, score=scores.score, source=source, prompts=task.prompts)
+        core = task.tile.core
+        here = seen.part.within(core)
+        score = np.full((len(task.prompts), *core.shape), UNMAPPED, np.uint8)
+        score[:, *here] = scores.score
+        mask = to_mask(score, [self._setup.prompts[position].threshold for position in task.prompts])
+        source = None
+        if task.write_source:
+            source = np.full(core.shape, NO_SOURCE, np.uint32)
+            source[here] = np.where(seen.asked, seen.view.source[seen.part.within(seen.frame)], NO_SOURCE)
+        layers = TileLayers(mask=mask, score=score, source=source, prompts=task.prompts)
         written = self._mosaic.write(task.grid, task.tile, task.time, layers)
-        observed = mask[0] < UNOBSERVED if len(mask) else np.zeros(seen.asked.shape, np.bool_)
+        observed_px = int((mask[0] < UNOBSERVED).sum())
         return TileResult(
             id=task.id,
-            nodata=not observed.any(),
+            nodata=observed_px == 0,
             checksums=tuple(
-                (prompt, checksum(mask[position], scores.score[position]))
-                for position, prompt in enumerate(task.prompts)
+                (prompt, checksum(mask[position], score[position])) for position, prompt in enumerate(task.prompts)
             ),
             source_checksum=None if source is None else source_checksum(source),
             asked_px=int(seen.asked.sum()),
-            seen_px=int(observed.sum()),
+            seen_px=observed_px,
             present_px=tuple(int((layer == PRESENT).sum()) for layer in mask),
             windows=scores.windows,
             seam=scores.seam,
@@ -237,9 +246,7 @@ class TileMapper:
     def _text(self, prompts: tuple[int, ...]) -> Any:
         """The encoding of these prompts: made at the first tile that asks, then kept for the run."""
         if prompts not in self._texts:
-            self._texts[prompts] = self.segmenter.encode_text(
-                [self._setup.prompts[p].expression for p in prompts]
-            )
+            self._texts[prompts] = self.segmenter.encode_text([self._setup.prompts[p].expression for p in prompts])
         return self._texts[prompts]
 
 
@@ -257,7 +264,7 @@ def asked_pixels(area: BaseGeometry | None, task: TileTask) -> Valid:
 
 def outline(area: BaseGeometry, lattice: Lattice, cell: PixelBox) -> Valid:
     """``(y, x)`` over a lattice cell: True where the pixel's centre lies in an area of the lattice's CRS."""
-    to_pixel = ~lattice.transform(cell)
-    shape = affine_transform(area, [to_pixel.a, to_pixel.b, to_pixel.d, to_pixel.e, to_pixel.c, to_pixel.f])
-    burnt = rasterize([(shape, PRESENT)], out_shape=cell.shape, fill=ABSENT, dtype=np.uint8)
+    burnt = rasterize(
+        [(area, PRESENT)], out_shape=cell.shape, transform=lattice.transform(cell), fill=ABSENT, dtype=np.uint8
+    )
     return np.asarray(burnt == PRESENT)

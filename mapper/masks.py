@@ -64,7 +64,7 @@ class Blend:
         """
         if (self._weight[needed] == 0).any():
             raise GridError("a pixel that was asked for lies under no window", core=self._core)
-        return self._sum / np.where(self._weight == 0, np.float32(1), self._weight)
+        return np.asarray(self._sum / np.where(self._weight == 0, np.float32(1), self._weight), np.float32)
 
     @property
     def seam(self) -> float | None:

@@ -123,9 +123,7 @@ class Mosaic:
             MosaicError: there is none, it is half made, of a later layout, or something else.
         """
         try:
-            root = zarr.open_group(
-                open_store(url, mode="r+" if writable else "r"), mode="r+" if writable else "r"
-            )
+            root = zarr.open_group(open_store(url, mode="r+" if writable else "r"), mode="r+" if writable else "r")
         except (GroupNotFoundError, FileNotFoundError) as error:
             raise MosaicError(
                 "there is no mosaic here", fix="check the path, or run a job that writes it", mosaic=url
@@ -190,9 +188,7 @@ class Mosaic:
                 self._array(grid.name, "source")[time, rows, columns] = layers.source
         except Exception as error:
             raise store_failure(error, self.url, "written", tile=tile.name) from error
-        return (
-            layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
-        )
+        return layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
 
     def read(self, grid: Grid, tile: Tile, time: int, prompt: int) -> tuple[Stored, Stored, Source]:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
@@ -294,9 +290,7 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Exce
         return error
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, FileExistsError) or "ContainsGroup" in said:
-        return MosaicError(
-            "something else is already there", fix="choose another output.mosaic", mosaic=url, **where
-        )
+        return MosaicError("something else is already there", fix="choose another output.mosaic", mosaic=url, **where)
     if (
         type(error).__name__ in ("NoCredentialsError", "ClientError")
         or "AccessDenied" in said
@@ -323,9 +317,7 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Exce
 def _create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
     if grid.name:
         root.create_group(grid.name, attributes=_pyramid_attributes(grid), overwrite=True)
-    group = root.create_group(
-        f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True
-    )
+    group = root.create_group(f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True)
     axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
     flags = {

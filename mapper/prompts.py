@@ -26,9 +26,7 @@ class Prompt:
     def __post_init__(self) -> None:
         for field, text in (("name", self.name), ("expression", self.expression)):
             if not text.strip():
-                raise SpecError(
-                    f"a prompt's {field} is empty", fix="say what to look for, as in 'the buildings'"
-                )
+                raise SpecError(f"a prompt's {field} is empty", fix="say what to look for, as in 'the buildings'")
             if not text.isprintable():
                 raise SpecError(
                     f"a prompt's {field} has control characters",
@@ -42,6 +40,4 @@ class Prompt:
                 prompt=self.name[:40],
             )
         if not 0 < self.threshold <= 1:
-            raise SpecError(
-                f"threshold {self.threshold:g} is not in (0, 1]", fix="0.5 is usual", prompt=self.name
-            )
+            raise SpecError(f"threshold {self.threshold:g} is not in (0, 1]", fix="0.5 is usual", prompt=self.name)

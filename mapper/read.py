@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
-from mapper.composite import Layer, first_valid, median
+from mapper.composite import FirstSeen, Layer, median
 from mapper.errors import AssetError, CredentialsError, ReadError, SpecError
 from mapper.grid import BLOCK_PX, Lattice, PixelBox
 from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Placement, Valid, View
@@ -94,36 +94,43 @@ class RasterReader:
             CredentialsError: a store refused us.
         """
         with rasterio.Env(**GDAL_OPTIONS):
-            layers = self._layers(items, lattice, frame)
             if self._composite == "median":
-                return median(list(layers), bands=self._bands, shape=frame.shape)
-            return first_valid(layers, bands=self._bands, shape=frame.shape)
+                return self._median(items, lattice, frame)
+            canvas = FirstSeen(frame, bands=self._bands)
+            for placed in items:
+                box = canvas.unseen(placed.extent.intersection(frame))
+                if not box.empty:
+                    canvas.add(box, self._layer(placed, lattice, box))
+            return canvas.view()
 
-    def _layers(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> Iterator[Layer]:
+    def _median(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
+        layers = []
         for placed in items:
             box = placed.extent.intersection(frame)
-            if box.empty:
-                continue
-            pixels = np.zeros((self._bands, *frame.shape), np.uint8)
-            valid = np.zeros(frame.shape, np.bool_)
-            there = box.within(frame)
-            pixels[:, *there], valid[there] = self._item(placed, lattice, box)
-            yield Layer(pixels=pixels, valid=valid, index=placed.item.index)
+            if not box.empty:
+                part, here = self._layer(placed, lattice, box), box.within(frame)
+                pixels = np.zeros((self._bands, *frame.shape), np.uint8)
+                valid = np.zeros(frame.shape, np.bool_)
+                pixels[:, *here], valid[here] = part.pixels, part.valid
+                layers.append(Layer(pixels=pixels, valid=valid, index=part.index))
+        return median(layers, frame, bands=self._bands)
 
-    def _item(self, placed: PlacedItem, lattice: Lattice, box: PixelBox) -> tuple[NDArray[np.uint8], Valid]:
+    def _layer(self, placed: PlacedItem, lattice: Lattice, box: PixelBox) -> Layer:
         item = placed.item
         pixels = np.zeros((self._bands, *box.shape), np.uint8)
         valid = np.ones(box.shape, np.bool_)
         for asset, positions in _by_asset(item.bands):
+            if not valid.any():
+                break
             wanted = [item.bands[position] for position in positions]
             raw, seen = self._asset(asset, wanted, lattice, box, Resampling.bilinear, item.id)
             valid &= seen
             for position, band, values in zip(positions, wanted, raw, strict=True):
                 pixels[position] = _to_uint8(values, band, self._stretch, item.id)
-        if item.cloud is not None:
+        if item.cloud is not None and valid.any():
             valid &= ~self._hidden(item.cloud, lattice, box, item.id)
         pixels[:, ~valid] = 0
-        return pixels, valid
+        return Layer(pixels=pixels, valid=valid, index=item.index)
 
     def _hidden(self, cloud: CloudMask, lattice: Lattice, box: PixelBox, item_id: str) -> Valid:
         raw, seen = self._asset(cloud.band.asset, [cloud.band], lattice, box, Resampling.nearest, item_id)
@@ -150,7 +157,7 @@ class RasterReader:
                         f"band {band.index} was asked of a file that has {raster.count}",
                         fix="correct imagery.bands in the job file",
                     )
-            offset = lattice.offset_of(raster.transform) if _same_crs(raster.crs, lattice.crs) else None
+            offset = raster.offset_on(lattice)
             if offset is not None:
                 return _read_aligned(raster, bands, offset, box)
             return _read_warped(raster, bands, lattice, box, resampling)
@@ -201,11 +208,17 @@ class _Raster:
             raise AssetError("the file does not say where on Earth it lies, and nor does its catalog")
         height, width = max(dataset.block_shapes, key=lambda block: block[0] * block[1])
         if height * width > LARGEST_BLOCK_PX:
-            raise AssetError(
-                f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF"
-            )
+            raise AssetError(f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF")
         flags = {flag for band in dataset.mask_flag_enums for flag in band}
         self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._offsets: dict[Lattice, tuple[int, int] | None] = {}
+
+    def offset_on(self, lattice: Lattice) -> tuple[int, int] | None:
+        """Lattice (row, column) of its upper left pixel, or None where it does not lie on the lattice."""
+        if lattice not in self._offsets:
+            same = self.crs == rasterio.crs.CRS.from_user_input(lattice.crs)
+            self._offsets[lattice] = lattice.offset_of(self.transform) if same else None
+        return self._offsets[lattice]
 
     def read(
         self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None
@@ -217,9 +230,7 @@ class _Raster:
         """
         shape = None if out_shape is None else (len(bands), *out_shape)
         sampling = Resampling.nearest if out_shape is None else Resampling.average
-        raw = self.dataset.read(
-            [band.index for band in bands], window=window, out_shape=shape, resampling=sampling
-        )
+        raw = self.dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
         if self.has_mask:
             mask = self.dataset.dataset_mask(window=window, out_shape=out_shape)
             return raw, mask != 0
@@ -293,9 +304,7 @@ def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
     return list(groups.values())
 
 
-def _read_aligned(
-    raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox
-) -> tuple[Raw, Valid]:
+def _read_aligned(raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
     """The box of a raster whose upper left pixel is lattice pixel ``offset``; unseen where it has none."""
     rows, columns = raster.shape
     inside = box.intersection(PixelBox(offset[0], offset[1], offset[0] + rows, offset[1] + columns))
@@ -336,9 +345,7 @@ def _warp_cell(
     corners = [to_pixel @ (x, y) for x in bounds[::2] for y in bounds[1::2]]
     columns, rows = [c for c, _ in corners], [r for _, r in corners]
     finer = min(max(columns) - min(columns), max(rows) - min(rows)) / BLOCK_PX
-    step = (
-        1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
-    )
+    step = 1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
     margin = 2 * step  # a bilinear kernel reaches one pixel further on each side
     source = PixelBox(
         math.floor(min(rows)) - margin, math.floor(min(columns)) - margin,
@@ -352,7 +359,7 @@ def _warp_cell(
     scale = Affine.scale(source.width / out_shape[1], source.height / out_shape[0])
     # The valid mask travels as an alpha band: the warper weighs pixels by it, so no nodata bleeds into the edge.
     work = raw.dtype if raw.dtype in (np.uint8, np.uint16, np.int16, np.float32) else np.dtype(np.float32)
-    top = np.iinfo(work).max if np.issubdtype(work, np.integer) else 1
+    top = 1 if work == np.float32 else np.iinfo(work.name).max
     stack = np.concatenate([raw.astype(work), np.where(seen, top, 0).astype(work)[None]])
     warped = np.zeros((len(stack), *cell.shape), work)
     reproject(
@@ -371,9 +378,7 @@ def _warp_cell(
     return warped[:-1].astype(raw.dtype), warped[-1] > top / 2
 
 
-def _to_uint8(
-    values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str
-) -> NDArray[np.uint8]:
+def _to_uint8(values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str) -> NDArray[np.uint8]:
     if stretch is None:
         if values.dtype != np.uint8:
             raise SpecError(
@@ -386,11 +391,7 @@ def _to_uint8(
     gain = 255 * band.scale / (high - low)
     shift = 255 * (band.offset - low) / (high - low)
     scaled = values.astype(np.float32) * np.float32(gain) + np.float32(shift)
-    return np.rint(np.clip(np.nan_to_num(scaled), 0, 255)).astype(np.uint8)
-
-
-def _same_crs(one: Any, other: str) -> bool:
-    return bool(one == rasterio.crs.CRS.from_user_input(other))
+    return np.asarray(np.rint(np.clip(np.nan_to_num(scaled), 0, 255)), np.uint8)
 
 
 def _read_failure(error: Exception, asset: Asset, item_id: str) -> Exception:
@@ -398,9 +399,7 @@ def _read_failure(error: Exception, asset: Asset, item_id: str) -> Exception:
     said = " ".join(str(cause) for cause in (error, error.__cause__) if cause is not None)
     where = {"item": item_id, "asset": asset.href}
     if "HTTP response code: 401" in said or "HTTP response code: 403" in said or "AccessDenied" in said:
-        return CredentialsError(
-            "the store refused to give the file", fix="log in, or check who may read it", **where
-        )
+        return CredentialsError("the store refused to give the file", fix="log in, or check who may read it", **where)
     remote = gdal_path(asset.href).startswith("/vsi")
     gone = "HTTP response code: 404" in said or "does not exist" in said or "No such file" in said
     if remote and not gone and "not recognized" not in said:

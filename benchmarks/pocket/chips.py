@@ -38,12 +38,16 @@ class Chip:
 
 
 def absent_words(table: Path) -> list[str]:
-    """Common words that mean nothing we label: each less than 0.45 in cosine from any word of the concepts."""
+    """Common words that mean nothing we label: below 0.45 in cosine with every word of the concepts."""
     stored = load_file(table)
     rows = F.normalize(stored["table"].float(), dim=1)
     at = {int(key): row for row, key in enumerate(stored["keys"])}
     of_concepts = torch.stack([rows[at[word_hash(w)]] for w in sorted(common_words()) if word_hash(w) in at])
-    ranked = [word for word in table.with_suffix(".txt").read_text().split("\n")[:15_000] if word.isalpha() and len(word) > 2]
+    ranked = [
+        word
+        for word in table.with_suffix(".txt").read_text().split("\n")[:15_000]
+        if word.isalpha() and len(word) > 2
+    ]
     nearest = (torch.stack([rows[at[word_hash(word)]] for word in ranked]) @ of_concepts.T).amax(1)
     return [word for word, near in zip(ranked, nearest.tolist(), strict=True) if near < 0.45]
 
@@ -73,14 +77,16 @@ def chip_of(picture: Picture, rng: random.Random, absent: Sequence[str], style: 
     return Chip(pixels=_disturbed(x, rng), sentences=tuple(sentences), yes=yes_at_half, known=known_at_half)
 
 
-def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A square of 0.55 to 1.8 times the chip's size, brought to it, turned and flipped."""
     height, width = picture.yes.shape
     side = min(height, width, round(CHIP_PX * math.exp(rng.uniform(math.log(0.55), math.log(1.8)))))
     top, left = rng.randint(0, height - side), rng.randint(0, width - side)
     cut = slice(top, top + side), slice(left, left + side)
     pixels = torch.from_numpy(picture.pixels[:, cut[0], cut[1]].astype(np.float32))[None]
-    pixels = F.interpolate(pixels, (CHIP_PX, CHIP_PX), mode="bilinear", antialias=side > CHIP_PX, align_corners=False)
+    pixels = F.interpolate(
+        pixels, (CHIP_PX, CHIP_PX), mode="bilinear", antialias=side > CHIP_PX, align_corners=False
+    )
     nearest = (np.arange(CHIP_PX) + 0.5) * side / CHIP_PX
     take = np.ix_(nearest.astype(int), nearest.astype(int))
     layers = [pixels[0].numpy(), picture.yes[cut][take], picture.known[cut][take]]
@@ -91,7 +97,7 @@ def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray,
 
 
 def _sentences(
-    yes: np.ndarray, known: np.ndarray, rng: random.Random, absent: Sequence[str], *, synthetic: bool  # type: ignore[type-arg]
+    yes: np.ndarray, known: np.ndarray, rng: random.Random, absent: Sequence[str], *, synthetic: bool
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """Sentences, and of each the concept it means; an empty one for what is nowhere."""
     here = [c for c in CONCEPTS if ((yes & BIT[c]) > 0).mean() > 0.002]
@@ -120,13 +126,14 @@ def _sentence(concept: str, rng: random.Random, absent: Sequence[str], *, synthe
             phrase = " ".join(rng.choice(absent) for _ in range(rng.choice((1, 1, 2))))
         else:
             phrase = " ".join(
-                "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(2, 9))) for _ in range(rng.choice((1, 1, 2)))
+                "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(2, 9)))
+                for _ in range(rng.choice((1, 1, 2)))
             )
     return rng.choice(TEMPLATES).format(phrase)
 
 
 def _recoloured(x: Tensor, style: Tensor, rng: random.Random) -> Tensor:
-    """``x`` with the mean and spread of colours of a random part of ``style`` (Reinhard et al. 2001, in RGB)."""
+    """``x`` with the mean and spread of colours of a random part of ``style`` (Reinhard et al. 2001)."""
     side = min(256, *style.shape[1:])
     top, left = rng.randint(0, style.shape[1] - side), rng.randint(0, style.shape[2] - side)
     part = style[:, top : top + side, left : left + side]

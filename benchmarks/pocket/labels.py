@@ -1,9 +1,9 @@
 """Real labelled pictures, each pixel saying of every concept: yes, no, or unknown.
 
-Truth is two bit sets a pixel: ``yes`` (the concept is there) and ``known`` (yes or no is known). A label set knows only
-some concepts: Dubai's water is neither said to be lake nor sea, its vegetation neither trees nor grass.
+Truth is two bit sets a pixel: ``yes`` (the concept is there) and ``known`` (yes or no is known). A label set
+knows only some concepts: of Dubai's vegetation it is not known what is trees and what is grass.
 
-Held back for scoring and read nowhere here but in ``held_back``: dubai/tile8, oam-banepa, naip-nd-series, neon-trees.
+Held back for scoring, and in no training set: dubai/tile8, oam-banepa, naip-nd-series, neon-trees.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def denmark() -> list[Picture]:
         "dark": _stretched(values, 0.5, 99.8),
     }
     return [
-        Picture(name=f"denmark/{how}", pixels=np.clip(rendered, 0, 255).astype(np.uint8), yes=yes, known=known)
+        Picture(
+            name=f"denmark/{how}", pixels=np.clip(rendered, 0, 255).astype(np.uint8), yes=yes, known=known
+        )
         for how, rendered in renderings.items()
     ]
 
@@ -163,7 +165,9 @@ def river_series() -> list[Picture]:
         yes = np.where(water, bits(["water", "river"]), 0).astype(np.uint16)
         yes |= np.where(woods, bits(["vegetation", "woods"]), 0).astype(np.uint16)
         known = np.where(water | land, bits(["water", "river", "lake", "sea"]), 0).astype(np.uint16)
-        known &= np.where(water, ~bits(["lake", "sea"]), EVERYTHING).astype(np.uint16)  # an oxbow is a lake too
+        known &= np.where(water, ~bits(["lake", "sea"]), EVERYTHING).astype(
+            np.uint16
+        )  # an oxbow is a lake too
         known |= np.where(woods | not_woods, bits(["vegetation", "woods"]), 0).astype(np.uint16)
         known |= np.where(woods, bits(["building", "road", "land", "field"]), 0).astype(np.uint16)
         natural = np.stack([red, 0.75 * green + 0.25 * nir * 0.5, green * 0.8])
@@ -182,12 +186,25 @@ def naip_zones() -> list[Picture]:
         shape = red.shape
         yes, known = np.zeros(shape, np.uint16), np.full(shape, bits(["sea"]), np.uint16)
         if path.stem.startswith("m_3211605"):
-            view = [(-9, 206), (9, 198), (50, 174), (93, 152), (130, 124), (167, 90), (188, 62), (203, 40), (218, 17), (228, -5)]
+            view = [
+                (-9, 206),
+                (9, 198),
+                (50, 174),
+                (93, 152),
+                (130, 124),
+                (167, 90),
+                (188, 62),
+                (203, 40),
+                (218, 17),
+                (228, -5),
+            ]
             line = LineString(view)
             on = _burned([line.buffer(8)], shape, None)
             off = ~_burned([line.buffer(17)], shape, None)
             yes[on] |= bits(["road"])
-            known |= np.where(on | off, bits(["road"]), 0).astype(np.uint16) | bits(["building", "field", *WATERS])
+            known |= np.where(on | off, bits(["road"]), 0).astype(np.uint16) | bits(
+                ["building", "field", *WATERS]
+            )
             known[on] |= EVERYTHING
         elif path.stem.startswith("m_4208701"):
             known |= bits(["field", "woods", "vegetation", "grass", "land", *WATERS])
@@ -225,7 +242,9 @@ def uc_merced() -> list[Picture]:
         for path in sorted((DATA / "ucmerced" / word).glob("*.png")):
             pixels = _rgb(path)
             yes = np.full(pixels.shape[1:], bits(fills), np.uint16)
-            found.append(Picture(name=f"ucmerced/{path.stem}", pixels=pixels, yes=yes, known=yes | bits(nowhere)))
+            found.append(
+                Picture(name=f"ucmerced/{path.stem}", pixels=pixels, yes=yes, known=yes | bits(nowhere))
+            )
     return found
 
 

@@ -1,8 +1,9 @@
-"""Score pocket on what it never saw: ``python -m benchmarks.pocket.score`` writes ``benchmarks/results/pocket.json``.
+"""Score pocket on what it never saw: ``python -m benchmarks.pocket.score`` writes ``results/pocket.json``.
 
-The synthetic world of the demo (seed 7), another part of Dubai, Banepa from a drone, prairie lakes in four years,
-held-back words and templates, things that are nowhere, and speed. IoU is of all pixels of a set together, at a
-score of one half. Beside each stands the best that knowing the class's share alone can do (all of it: IoU = share).
+The synthetic world of the demo (seed 7), another part of Dubai, Banepa from a drone, prairie lakes in four
+years, held-back words and templates, things that are nowhere, and speed. IoU is of all pixels of a set
+together, at a score of one half. Beside each stands what answering yes everywhere would score: the best that
+knowing the class's share, and nothing of the picture, can do.
 """
 
 from __future__ import annotations
@@ -33,13 +34,25 @@ from mapper.models.pocket import STRIDE_PX, WINDOW_PX, Pocket, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "pocket.json"
 WORLD_WORDS = {"field": "field", "woods": "woods", "lake": "lake", "road": "road", "building": "building"}
-PLACES = ((33, 500_000, 5_400_000), (33, 460_000, 5_350_000), (32, 520_000, 5_800_000), (14, 480_000, 4_700_000))
-DATES = (datetime.date(2020, 5, 10), datetime.date(2021, 8, 1), datetime.date(2022, 10, 15), datetime.date(2023, 2, 20))
+PLACES = (
+    (33, 500_000, 5_400_000),
+    (33, 460_000, 5_350_000),
+    (32, 520_000, 5_800_000),
+    (14, 480_000, 4_700_000),
+)
+DATES = (
+    datetime.date(2020, 5, 10),
+    datetime.date(2021, 8, 1),
+    datetime.date(2022, 10, 15),
+    datetime.date(2023, 2, 20),
+)
 
 
 def main() -> None:
     """Score the weights, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -59,10 +72,13 @@ def main() -> None:
     }  # fmt: skip
     if DATA.exists():
         found |= {
-            "dubai tile8": dubai_scores(model, shrink=1), "dubai tile8 at half size": dubai_scores(model, shrink=2),
-            "banepa at 0.13 m": banepa_scores(model, shrink=1), "banepa at 0.26 m": banepa_scores(model, shrink=2),
-            "banepa at 0.53 m": banepa_scores(model, shrink=4), "north dakota at 5 m": lakes_scores(model),
-        }  # fmt: skip
+            "dubai tile8": dubai_scores(model, shrink=1),
+            "dubai tile8 at half size": dubai_scores(model, shrink=2),
+            "banepa at 0.13 m": banepa_scores(model, shrink=1),
+            "banepa at 0.26 m": banepa_scores(model, shrink=2),
+            "banepa at 0.53 m": banepa_scores(model, shrink=4),
+            "north dakota at 5 m": lakes_scores(model),
+        }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=1))
@@ -83,7 +99,11 @@ class Tally:
         self.counts: dict[str, NDArray[np.int64]] = {}
 
     def add(
-        self, name: str, answer: NDArray[np.bool_], truth: NDArray[np.bool_], known: NDArray[np.bool_] | None = None
+        self,
+        name: str,
+        answer: NDArray[np.bool_],
+        truth: NDArray[np.bool_],
+        known: NDArray[np.bool_] | None = None,
     ) -> None:
         """One mask."""
         known = np.ones(truth.shape, bool) if known is None else known
@@ -94,7 +114,10 @@ class Tally:
     def report(self) -> dict[str, dict[str, float]]:
         """IoU of each class, and beside it the IoU of answering yes everywhere."""
         return {
-            name: {"iou": round(float(both / max(1, either)), 4), "all_yes_iou": round(float(truth / max(1, known)), 4)}
+            name: {
+                "iou": round(float(both / max(1, either)), 4),
+                "all_yes_iou": round(float(truth / max(1, known)), 4),
+            }
             for name, (known, truth, both, either) in self.counts.items()
         }
 
@@ -152,7 +175,13 @@ def nowhere_shares(model: Pocket) -> dict[str, float]:
 def dubai_scores(model: Pocket, *, shrink: int) -> dict[str, object]:
     """IoU on the held-back part of Dubai."""
     tally = Tally()
-    names = {"building": "the buildings", "road": "the roads", "water": "water", "vegetation": "vegetation", "land": "bare land"}
+    names = {
+        "building": "the buildings",
+        "road": "the roads",
+        "water": "water",
+        "vegetation": "vegetation",
+        "land": "bare land",
+    }
     for picture in dubai(8):
         found = scores(model, _shrunk(picture.pixels, shrink), list(names.values()))
         for name, score in zip(names, found, strict=True):
@@ -173,10 +202,17 @@ def banepa_scores(model: Pocket, *, shrink: int) -> dict[str, object]:
         pixels[:, where[0], where[1]] = np.moveaxis(np.array(Image.open(path).convert("RGB")), -1, 0)
         seen[where] = True
     half_m, tile_m = 20037508.342789244, 2 * 20037508.342789244 / 2**19
-    bounds = (-half_m + x0 * tile_m, half_m - (y0 + high) * tile_m, -half_m + (x0 + wide) * tile_m, half_m - y0 * tile_m)
+    bounds = (
+        -half_m + x0 * tile_m,
+        half_m - (y0 + high) * tile_m,
+        -half_m + (x0 + wide) * tile_m,
+        half_m - y0 * tile_m,
+    )
     shapes = [gpd.read_file(path) for path in sorted((DATA / "oam-banepa/train/osm").glob("*.geojson"))]
     footprints = [shape for frame in shapes for shape in frame.to_crs(3857).geometry if shape is not None]
-    truth = rasterize(footprints, out_shape=seen.shape, transform=from_bounds(*bounds, seen.shape[1], seen.shape[0]))
+    truth = rasterize(
+        footprints, out_shape=seen.shape, transform=from_bounds(*bounds, seen.shape[1], seen.shape[0])
+    )
     tally = Tally()
     small = _shrunk(pixels, shrink)
     for word in ("the buildings", "houses", "rooftops"):
@@ -192,7 +228,9 @@ def lakes_scores(model: Pocket) -> dict[str, object]:
         with rasterio.open(path) as source:
             red, green, blue, nir = source.read()
         wet = (green.astype(float) - nir) / (green.astype(float) + nir + 1e-6) > 0
-        for word, score in zip(("water", "lakes"), scores(model, np.stack([red, green, blue]), ["water", "lakes"]), strict=True):
+        for word, score in zip(
+            ("water", "lakes"), scores(model, np.stack([red, green, blue]), ["water", "lakes"]), strict=True
+        ):
             tally.add(f"{word} {path.stem[-8:-4]}", score >= 0.5, wet, green > 0)
     return {"mean_iou": tally.mean(), **tally.report()}
 
@@ -212,7 +250,7 @@ def speed(model: Pocket) -> dict[str, float]:
 
 
 def _by_windows(model: Pocket, pixels: NDArray[np.uint8], word: str) -> NDArray[np.float32]:
-    """Score ``(y, x)`` of a large picture: windows of 1024 that overlap by 128, the inner part of each kept."""
+    """Score ``(y, x)`` of a large picture: windows that overlap by 128, the inner part of each kept."""
     height, width = pixels.shape[1:]
     out = np.zeros((height, width), np.float32)
     for top in range(0, height, 896):
@@ -228,7 +266,9 @@ def _shrunk(pixels: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     if by == 1:
         return pixels
     image = Image.fromarray(np.moveaxis(pixels, 0, -1))
-    return np.moveaxis(np.array(image.resize((image.width // by, image.height // by), Image.Resampling.BOX)), -1, 0)
+    return np.moveaxis(
+        np.array(image.resize((image.width // by, image.height // by), Image.Resampling.BOX)), -1, 0
+    )
 
 
 def _grown(score: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -237,7 +277,9 @@ def _grown(score: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.flo
 
 
 def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip()
 
 

@@ -1,7 +1,7 @@
-"""Dense towns drawn over real pictures: streets, houses of all roofs with shadows, and trees, with exact truth.
+"""Dense towns drawn over real pictures: streets, houses of all roofs with shadows, trees; with exact truth.
 
-The labelled pictures have few crowded quarters; this makes some (copy and paste augmentation). What is under the
-town keeps the labels it had.
+The labelled pictures have few crowded quarters; this makes some (copy and paste augmentation). What is under
+the town keeps the labels it had.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from benchmarks.pocket.labels import BIT, EVERYTHING, Picture, bits, training_pi
 SIDE_PX = 512
 COUNT = 160
 ROOFS = (
-    (150, 148, 142), (178, 174, 166), (205, 202, 196), (235, 235, 232), (120, 118, 116), (92, 90, 92), (160, 104, 82),
-    (140, 78, 60), (176, 122, 92), (96, 120, 150), (70, 110, 160), (120, 150, 140), (110, 84, 70), (190, 160, 130),
+    (150, 148, 142), (178, 174, 166), (205, 202, 196), (235, 235, 232), (120, 118, 116), (92, 90, 92),
+    (160, 104, 82), (140, 78, 60), (176, 122, 92), (96, 120, 150), (70, 110, 160), (120, 150, 140),
+    (110, 84, 70), (190, 160, 130),
 )  # fmt: skip
 GROUND = ((126, 112, 92), (150, 138, 118), (96, 100, 78), (110, 108, 100), (84, 96, 64), (170, 158, 140))
 PAVING = ((108, 106, 104), (130, 126, 122), (150, 140, 124), (84, 84, 86), (164, 150, 128))
@@ -38,7 +39,10 @@ def towns(*, seed: int, count: int = COUNT) -> list[Picture]:
 def _town(number: int, rng: random.Random, grounds: list[Picture]) -> Picture:
     canvas, yes, known = _ground(rng, grounds)
     noise = np.random.default_rng(rng.getrandbits(32))
-    turn, house = rng.uniform(0, math.pi), math.exp(rng.uniform(math.log(9), math.log(60)))  # house: side in pixels
+    turn, house = (
+        rng.uniform(0, math.pi),
+        math.exp(rng.uniform(math.log(9), math.log(60))),
+    )  # house: side in pixels
     block, street = house * rng.uniform(2.2, 5), house * rng.uniform(0.25, 0.8)
     sun, reach = rng.uniform(0, 2 * math.pi), house * rng.uniform(0.1, 0.7)
     roads = _streets(rng, turn, block, street)
@@ -55,7 +59,9 @@ def _town(number: int, rng: random.Random, grounds: list[Picture]) -> Picture:
         _roof(canvas, quad, rng, noise)
     yes[built], known[built] = BIT["building"], EVERYTHING
     pixels = np.moveaxis(np.clip(canvas, 0, 255).astype(np.uint8), -1, 0)
-    return Picture(name=f"town/{number}", pixels=np.ascontiguousarray(pixels), yes=yes, known=known, synthetic=True)
+    return Picture(
+        name=f"town/{number}", pixels=np.ascontiguousarray(pixels), yes=yes, known=known, synthetic=True
+    )
 
 
 def _ground(
@@ -65,7 +71,9 @@ def _ground(
     if rng.random() < 0.45:
         canvas = np.ones((SIDE_PX, SIDE_PX, 3), np.float32) * np.array(rng.choice(GROUND), np.float32)
         canvas += _cloudy(rng, 40) * 30 + _cloudy(rng, 5) * 18
-        known = np.full((SIDE_PX, SIDE_PX), EVERYTHING & ~bits(["land", "grass", "vegetation", "field"]), np.uint16)
+        known = np.full(
+            (SIDE_PX, SIDE_PX), EVERYTHING & ~bits(["land", "grass", "vegetation", "field"]), np.uint16
+        )
         return canvas, np.zeros_like(known), known
     picture = rng.choice(grounds)
     side = min(SIDE_PX, *picture.yes.shape)
@@ -85,12 +93,17 @@ def _streets(rng: random.Random, turn: float, block: float, street: float) -> ND
     for along in (0, 1):
         for line in range(-int(SIDE_PX / block) - 1, int(SIDE_PX / block) + 2):
             if rng.random() < (0.85 if along else 0.5):
-                ends = [_turned((line * block, far) if along else (far, line * block), turn) for far in (-SIDE_PX, SIDE_PX)]
+                ends = [
+                    _turned((line * block, far) if along else (far, line * block), turn)
+                    for far in (-SIDE_PX, SIDE_PX)
+                ]
                 draw.line(ends, fill=1, width=max(2, round(street * rng.uniform(0.7, 1.3))))
     return np.array(picture)
 
 
-def _houses(rng: random.Random, turn: float, block: float, street: float, house: float) -> list[NDArray[np.float64]]:
+def _houses(
+    rng: random.Random, turn: float, block: float, street: float, house: float
+) -> list[NDArray[np.float64]]:
     """Corners of the houses: packed into the blocks with gaps by chance; some a little askew."""
     found = []
     density = rng.uniform(0.35, 1.0)
@@ -102,7 +115,10 @@ def _houses(rng: random.Random, turn: float, block: float, street: float, house:
             if rng.random() > density:
                 continue
             base = [(k // per_side) * block + street / 2 + (k % per_side + 0.5) * slot for k in (i, j)]
-            centre = np.array(_turned((base[0], base[1]), turn)) + [rng.gauss(0, 0.05 * house), rng.gauss(0, 0.05 * house)]
+            centre = np.array(_turned((base[0], base[1]), turn)) + [
+                rng.gauss(0, 0.05 * house),
+                rng.gauss(0, 0.05 * house),
+            ]
             if not (-house < centre[0] < SIDE_PX + house and -house < centre[1] < SIDE_PX + house):
                 continue
             a, b = slot * rng.uniform(0.25, 0.49), slot * rng.uniform(0.25, 0.49)
@@ -115,7 +131,9 @@ def _houses(rng: random.Random, turn: float, block: float, street: float, house:
     return found
 
 
-def _roof(canvas: NDArray[np.float32], quad: NDArray[np.float64], rng: random.Random, noise: np.random.Generator) -> None:
+def _roof(
+    canvas: NDArray[np.float32], quad: NDArray[np.float64], rng: random.Random, noise: np.random.Generator
+) -> None:
     """One roof: flat with a parapet and things on it, or pitched with a bright and a dark side."""
     left, top = np.maximum(np.floor(quad.min(0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(quad.max(0)).astype(int) + 1, SIDE_PX)
@@ -132,10 +150,16 @@ def _roof(canvas: NDArray[np.float32], quad: NDArray[np.float64], rng: random.Ra
         over = (x - centre[0]) * -side[1] + (y - centre[1]) * side[0] > 0
         painted *= np.where(over, 1.12, 0.85)[..., None].astype(np.float32)
     elif rng.random() < 0.7:
-        inner = _mask([(quad - quad.mean(0)) * 0.86 + quad.mean(0) - (left, top)], (right - left, bottom - top))
+        inner = _mask(
+            [(quad - quad.mean(0)) * 0.86 + quad.mean(0) - (left, top)], (right - left, bottom - top)
+        )
         painted[~inner] *= rng.uniform(0.7, 1.25)
         for _ in range(rng.randrange(4)):  # tanks, stairs, panels
-            at = quad.mean(0) - (left, top) + [rng.gauss(0, 0.2) * (right - left), rng.gauss(0, 0.2) * (bottom - top)]
+            at = (
+                quad.mean(0)
+                - (left, top)
+                + [rng.gauss(0, 0.2) * (right - left), rng.gauss(0, 0.2) * (bottom - top)]
+            )
             size = 0.1 * np.array([right - left, bottom - top]) * rng.uniform(0.5, 1.6)
             (x0, y0), (x1, y1) = np.maximum(at - size, 0).astype(int), np.maximum(at + size, 0).astype(int)
             painted[y0:y1, x0:x1] = np.array(rng.choice(ROOFS), np.float32) * rng.uniform(0.4, 1.2)
@@ -148,7 +172,14 @@ def _trees(
 ) -> None:  # fmt: skip
     for _ in range(rng.choice((0, 20, 60, 120))):
         x, y, r = rng.uniform(0, SIDE_PX), rng.uniform(0, SIDE_PX), house * rng.uniform(0.1, 0.4)
-        crown = [np.array([(x + r * rng.uniform(0.7, 1.1) * math.cos(t), y + r * rng.uniform(0.7, 1.1) * math.sin(t)) for t in np.linspace(0, 6.0, 9)])]
+        crown = [
+            np.array(
+                [
+                    (x + r * rng.uniform(0.7, 1.1) * math.cos(t), y + r * rng.uniform(0.7, 1.1) * math.sin(t))
+                    for t in np.linspace(0, 6.0, 9)
+                ]
+            )
+        ]
         mask = _mask(crown)
         green = np.array((58, 76, 46)) * rng.uniform(0.6, 1.3)
         _paint(canvas, mask, green, noise, grain=12)
@@ -177,6 +208,14 @@ def _turned(point: tuple[float, float], turn: float) -> tuple[float, float]:
 
 def _cloudy(rng: random.Random, size: int) -> NDArray[np.float32]:
     """Smooth noise of about ``size`` pixels, -0.5 to 0.5, ``(y, x, 1)``."""
-    seeds = torch.rand(1, 1, SIDE_PX // size + 2, SIDE_PX // size + 2, generator=torch.Generator().manual_seed(rng.getrandbits(31)))
-    smooth = F.interpolate(seeds, (SIDE_PX, SIDE_PX), mode="bicubic", align_corners=False)[0, 0, :, :, None] - 0.5
+    seeds = torch.rand(
+        1,
+        1,
+        SIDE_PX // size + 2,
+        SIDE_PX // size + 2,
+        generator=torch.Generator().manual_seed(rng.getrandbits(31)),
+    )
+    smooth = (
+        F.interpolate(seeds, (SIDE_PX, SIDE_PX), mode="bicubic", align_corners=False)[0, 0, :, :, None] - 0.5
+    )
     return np.asarray(smooth.numpy(), np.float32)

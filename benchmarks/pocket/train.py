@@ -1,8 +1,8 @@
 """Train pocket on one CPU core: ``python -m benchmarks.pocket.train --minutes 40``.
 
-Goes on from ``checkpoint.pt`` in the work folder if there is one; ``--start WEIGHTS`` begins a new training from
-weights that exist (the shipped ones, say). Writes ``pocket.safetensors`` and ``pocket.json`` there every few
-minutes; copy both to ``mapper/models/weights`` to ship them.
+Goes on from ``checkpoint.pt`` in the work folder if there is one; ``--start WEIGHTS`` begins a new training
+from weights that exist (the shipped ones, say). Writes ``pocket.safetensors`` and ``pocket.json`` there every
+few minutes; copy both to ``mapper/models/weights`` to ship them.
 """
 
 from __future__ import annotations
@@ -71,11 +71,19 @@ class Chips:
 
 def main() -> None:
     """Train for the minutes asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=40.0, help="in all, those before a resumption included")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=40.0, help="in all, those before a resumption included"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output"
+    )
     parser.add_argument("--start", type=Path, help="begin from these weights and not from nothing")
-    parser.add_argument("--words", type=Path, default=Path("/tmp/pocket/words.safetensors"), help="see words.py")
+    parser.add_argument(
+        "--words", type=Path, default=Path("/tmp/pocket/words.safetensors"), help="see words.py"
+    )
     parser.add_argument("--worlds", type=int, default=COUNT, help="pictures of the synthetic world")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
@@ -83,7 +91,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(asked.seed)
     net, table = _net(asked.start, asked.words)
-    pictures = training_pictures() + worlds(asked.work / "worlds", seed=asked.seed, count=asked.worlds) + towns(seed=asked.seed)
+    pictures = (
+        training_pictures()
+        + worlds(asked.work / "worlds", seed=asked.seed, count=asked.worlds)
+        + towns(seed=asked.seed)
+    )
     print(f"{len(pictures)} pictures", flush=True)
     train(net, Chips(pictures, table, asked.seed), asked.work, minutes=asked.minutes, peak=asked.peak)
 
@@ -116,7 +128,9 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
         _follow(ema, net, min(EMA, (1 + step) / (10 + step)))
         losses.append(loss.item())
         if step % 50 == 0:
-            print(f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True)
+            print(
+                f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True
+            )
         if time.monotonic() - saved > SAVE_EVERY_S:
             _save(work, net, ema, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
             saved = time.monotonic()
@@ -161,13 +175,16 @@ def export(net: Net, target: Path, *, about: dict[str, object]) -> None:
 def _net(start: Path | None, words: Path) -> tuple[Net, Path]:
     """A network with the table of words in it, and the file that has the table."""
     stored = load_file(words)
-    net = Net(vocabulary=len(stored["keys"])).to(memory_format=torch.channels_last)
+    net = Net(vocabulary=len(stored["keys"]))
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     net.words.keys.copy_(stored["keys"])
     net.words.table.copy_(stored["table"])
     torch.nn.init.normal_(net.words.spelling.weight, std=0.3)
     torch.nn.init.constant_(net.words.out[-1].bias, 0.0)
     if start is not None:
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(start).items()})
+        net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(start).items()}
+        )
     return net, words
 
 
@@ -185,7 +202,8 @@ def _save(
     work.mkdir(parents=True, exist_ok=True)
     state = {
         "net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-        "step": progress.step, "seconds": progress.seconds, "rng": chips.rng.getstate(), "torch": torch.get_rng_state(),
+        "step": progress.step, "seconds": progress.seconds,
+        "rng": chips.rng.getstate(), "torch": torch.get_rng_state(),
     }  # fmt: skip
     torch.save(state, work / "checkpoint.tmp")
     (work / "checkpoint.tmp").rename(work / "checkpoint.pt")

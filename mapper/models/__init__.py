@@ -1,33 +1,40 @@
-"""The models, one file each; ``load`` finds them by name."""
+"""The models, one file each, and those that other packages bring.
+
+A model is a module (or any object) with ``WINDOW_PX``, the side of its windows, and ``load(weights, device=,
+precision=)``, which gives a ``Segmenter``. A package adds one by an entry point in the group ``resmap.models``.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from mapper.errors import ModelError
 from mapper.segmenter import Segmenter
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
-__all__ = ["NAMES", "load", "window_px"]
+__all__ = ["ModelModule", "load", "names", "window_px"]
+
+_OWN = {"pocket": "mapper.models.pocket"}
 
 
-def _pocket(weights: Path | None, device: str, precision: Precision) -> Segmenter:
-    from mapper.models import pocket
+class ModelModule(Protocol):
+    """What a model's module offers."""
 
-    return pocket.load(weights, device=device, precision=precision)
+    WINDOW_PX: int
+
+    def load(self, weights: Path | None, *, device: str, precision: Precision) -> Segmenter:
+        """The model with these weights; None takes the ones that come with it."""
 
 
-_LOADERS: dict[str, Callable[[Path | None, str, Precision], Segmenter]] = {"pocket": _pocket}
-
-NAMES = tuple(_LOADERS)
-"""The models that can be loaded."""
-
-_WINDOW_PX = {"pocket": 640}
+def names() -> tuple[str, ...]:
+    """The models that can be loaded."""
+    return (*_OWN, *sorted(entry.name for entry in entry_points(group="resmap.models") if entry.name not in _OWN))
 
 
 def window_px(name: str) -> int:
@@ -36,15 +43,7 @@ def window_px(name: str) -> int:
     Raises:
         ModelError: no such model.
     """
-    return _WINDOW_PX[_known(name)]
-
-
-def _known(name: str) -> str:
-    if name not in _LOADERS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        fix = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(NAMES)}"
-        raise ModelError(f"there is no model named {name!r}", fix=fix)
-    return name
+    return _module(name).WINDOW_PX
 
 
 def load(
@@ -58,7 +57,7 @@ def load(
     """A model, ready to segment.
 
     Args:
-        name: one of ``NAMES``.
+        name: one of ``names()``.
         weights: path of a safetensors file; None takes the ones that ship.
         sha256: what the file's digest must be, in hex; None trusts the path.
         device: as torch says it, ``cpu`` or ``cuda:0``; ``auto`` is the GPU where there is one.
@@ -67,11 +66,22 @@ def load(
     Raises:
         ModelError: no such model, or its weights are missing or not what they should be.
     """
-    loader = _LOADERS[_known(name)]
+    module = _module(name)
     path = None if weights is None else Path(weights)
     if path is not None and sha256 is not None:
         _check_digest(path, sha256)
-    return loader(path, _device() if device == "auto" else device, precision)
+    return module.load(path, device=_device() if device == "auto" else device, precision=precision)
+
+
+def _module(name: str) -> ModelModule:
+    if name in _OWN:
+        return import_module(_OWN[name])  # type: ignore[return-value]  # a module is not seen as a protocol's instance
+    for entry in entry_points(group="resmap.models", name=name):
+        module: ModelModule = entry.load()
+        return module
+    near = difflib.get_close_matches(name, names(), n=1)
+    fix = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(names())}"
+    raise ModelError(f"there is no model named {name!r}", fix=fix)
 
 
 def _device() -> str:

@@ -1,8 +1,8 @@
 """pocket: the small text-prompted segmenter that ships with resmap.
 
     pixels (n, 3, y, x)                        "all the houses"
-        │  stem /2, stages /4 /8 /16 /32             │  words: distilled GloVe vectors + hashed character n-grams
-        │  top-down decoder back to /4, /2           │  one neighbour convolution, attention pool
+        │  stem /2, stages /4 /8 /16 /32             │  words: GloVe vectors, character n-grams
+        │  top-down decoder back to /4, /2           │  neighbours mixed, attention pool
         ▼                                            ▼
     embedding (n, 48, y/2, x/2)     ·          one vector of 48 and a bias per sentence
                         │
@@ -100,7 +100,7 @@ class Pocket:
         """Evidence for each sentence at each pixel.
 
         Args:
-            pixels: uint8 ``(window, 3, y, x)`` red, green, blue; y and x multiples of 32, not only ``window_px``.
+            pixels: uint8 ``(window, 3, y, x)`` red, green, blue; y and x any multiples of 32.
             text: what ``encode_text`` gave.
 
         Returns:
@@ -110,15 +110,9 @@ class Pocket:
             ModelError: the pixels have another shape or dtype.
         """
         _check_pixels(pixels)
-        if (
-            self._device.type == "cpu"
-        ):  # one window at a time: the convolution chosen must not depend on the batch
+        if self._device.type == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
             answers = [self._answer(pixels[n : n + 1], text) for n in range(len(pixels))]
-            return (
-                np.concatenate(answers)
-                if answers
-                else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
-            )
+            return np.concatenate(answers) if answers else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return self._answer(pixels, text)
 
@@ -126,9 +120,7 @@ class Pocket:
         n, _, height, width = pixels.shape
         out = np.empty((n, len(text.bias), height, width), np.float32)
         with torch.inference_mode():
-            at_half = self._pixels(
-                standardised(torch.from_numpy(pixels).to(self._device), self._dtype)
-            ).float()
+            at_half = self._pixels(standardised(torch.from_numpy(pixels).to(self._device), self._dtype)).float()
             by_pixel = at_half.permute(0, 2, 3, 1).reshape(-1, EMBEDDING)  # (n*y/2*x/2, c)
             for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
                 # One sentence at a time, so that another one in the job does not change this one's last bit.
@@ -143,8 +135,8 @@ def load(weights: Path | None = None, device: str = "cpu", precision: Precision 
     """The model, ready to answer.
 
     Args:
-        weights: a safetensors file made by ``benchmarks.pocket.train``; None is the shipped one. Its sha256 is
-            checked against the JSON file beside it; weights of your own need no such file.
+        weights: a safetensors file made by ``benchmarks.pocket.train``; None is the shipped one. Its sha256
+            is checked against the JSON file beside it; weights of your own need no such file.
         device: as torch names it.
         precision: of the pixel branch; sentences and logits are float32 always.
 
@@ -204,7 +196,7 @@ def folded(net: Net) -> Net:
         if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
-    net.pixels.to(memory_format=torch.channels_last)
+    net.pixels.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return net.requires_grad_(False)
 
 
@@ -246,7 +238,10 @@ class Residual(nn.Module):
 
 
 class PixelNet(nn.Module):
-    """Pixels to vectors at half size. Plain 3×3 convolutions: depthwise ones are slower on a CPU for what they learn."""
+    """Pixels to vectors at half size.
+
+    Plain 3×3 convolutions: on a CPU depthwise ones move as many bytes for a tenth of the arithmetic.
+    """
 
     WIDTHS = (48, 96, 128, 144)
     BLOCKS = (2, 2, 2, 2)
@@ -272,15 +267,13 @@ class PixelNet(nn.Module):
         for stage in self.stages:
             levels.append(stage(levels[-1]))
         top = self.smooth[-1](self.lateral[-1](levels[-1]))  # /32
-        for lateral, smooth, level in zip(
-            self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True
-        ):
+        for lateral, smooth, level in zip(self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True):
             top = smooth(lateral(level) + F.interpolate(top, scale_factor=2, mode="nearest"))  # /16, /8, /4
         return (F.pixel_shuffle(self.spread(top), 2) + self.from_stem(half)).relu_()
 
 
 class WordNet(nn.Module):
-    """Sentences to vectors: each word by its meaning (a fixed table) and its spelling (learned), then pooled."""
+    """Sentences to vectors: each word by meaning (a fixed table) and spelling (learned), then pooled."""
 
     table: Tensor
     keys: Tensor
@@ -302,8 +295,8 @@ class WordNet(nn.Module):
 
         Args:
             sentences: words of each; a sentence of no words is one unknown word.
-            keep_spelling: bool ``(sentence,)``, training only: where False the spelling is hidden, so that meaning
-                alone must do and unseen synonyms work.
+            keep_spelling: bool ``(sentence,)``, training only: where False the spelling is hidden, so that
+                meaning alone must do and unseen synonyms work.
         """
         sentences = [words or [""] for words in sentences]
         counts = [len(words) for words in sentences]
@@ -323,7 +316,7 @@ class WordNet(nn.Module):
         return code
 
     def vectors(self, words: Sequence[str]) -> Tensor:
-        """float32 ``(word, WORD_DIM)``: what each word means; a word outside the table gets the learned unknown."""
+        """float32 ``(word, WORD_DIM)``: what each word means; the learned unknown where that is not known."""
         wanted = torch.tensor([word_hash(word) for word in words], dtype=torch.int64)
         at = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
         known = (self.keys[at] == wanted)[:, None]
@@ -345,7 +338,7 @@ def _check_pixels(pixels: NDArray[np.uint8]) -> None:
 
 
 def _recorded_digest(weights: Path) -> str | None:
-    """The sha256 in the JSON file beside the weights; None where weights of someone's own have no such file."""
+    """The sha256 in the JSON file beside the weights; None where someone's own weights have no such file."""
     record = weights.with_suffix(".json")
     if weights != WEIGHTS and not record.exists():
         return None
@@ -353,7 +346,10 @@ def _recorded_digest(weights: Path) -> str | None:
         return str(json.loads(record.read_text())["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            "the record of pocket's weights cannot be read", fix="reinstall resmap", record=record, reason=error
+            "the record of pocket's weights cannot be read",
+            fix="reinstall resmap",
+            record=record,
+            reason=error,
         ) from error
 
 
@@ -363,7 +359,10 @@ def _read_weights(path: Path, expected: str | None) -> tuple[bytes, str]:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            "pocket's weights cannot be read", fix="reinstall resmap, or pass another file", weights=path, reason=error
+            "pocket's weights cannot be read",
+            fix="reinstall resmap, or pass another file",
+            weights=path,
+            reason=error,
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if expected is not None and digest != expected:

@@ -62,9 +62,14 @@ def _noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
 # ── what it can do ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_finds_the_classes_of_an_unseen_world_with_a_mean_iou_of_at_least_060(model: Pocket, scene: Scene) -> None:
+def test_finds_the_classes_of_an_unseen_world_with_a_mean_iou_of_at_least_060(
+    model: Pocket, scene: Scene
+) -> None:
     other = _scene(14, 480_000, 4_700_000, datetime.date(2021, 8, 1), side=1024)
-    pixels, truth = np.concatenate([scene.pixels, other.pixels], 1), np.concatenate([scene.truth, other.truth])
+    pixels, truth = (
+        np.concatenate([scene.pixels, other.pixels], 1),
+        np.concatenate([scene.truth, other.truth]),
+    )
     found = [_iou(_said(model, pixels, name), truth == CLASSES.index(name)) for name in CLASSES[1:]]
     assert np.mean(found) >= 0.60, dict(zip(CLASSES[1:], found, strict=True))
 
@@ -84,10 +89,14 @@ def test_a_synonym_it_never_heard_costs_little(
     model: Pocket, scene: Scene, known: str, unseen: str, truth: str
 ) -> None:
     there = scene.truth == CLASSES.index(truth)
-    assert _iou(_said(model, scene.pixels, unseen), there) > _iou(_said(model, scene.pixels, known), there) - 0.1
+    assert (
+        _iou(_said(model, scene.pixels, unseen), there) > _iou(_said(model, scene.pixels, known), there) - 0.1
+    )
 
 
-@pytest.mark.parametrize("absent", ["an airplane", "an erupting volcano", "xqzv blorp", "whales", "the microscope"])
+@pytest.mark.parametrize(
+    "absent", ["an airplane", "an erupting volcano", "xqzv blorp", "whales", "the microscope"]
+)
 def test_what_is_not_there_is_not_found(model: Pocket, scene: Scene, absent: str) -> None:
     assert _said(model, scene.pixels, absent).mean() < 0.01
 
@@ -98,7 +107,11 @@ def test_on_a_part_of_dubai_it_never_saw_it_beats_chance_clearly(model: Pocket) 
     image = pytest.importorskip("PIL.Image")
     pixels = np.array(image.open(DUBAI / "images/image_part_001.jpg").convert("RGB"))[:1472, :2144]
     colours = np.array(image.open(DUBAI / "masks/image_part_001.png").convert("RGB"))[:1472, :2144]
-    for words, colour in (("the buildings", (60, 16, 152)), ("vegetation", (254, 221, 58)), ("bare land", (132, 41, 246))):
+    for words, colour in (
+        ("the buildings", (60, 16, 152)),
+        ("vegetation", (254, 221, 58)),
+        ("bare land", (132, 41, 246)),
+    ):
         truth = (colours == colour).all(-1)
         assert _iou(_said(model, np.moveaxis(pixels, -1, 0), words), truth) > truth.mean() + 0.08, words
 
@@ -116,7 +129,9 @@ def test_a_window_has_the_same_logits_to_the_bit_in_any_batch(model: Pocket) -> 
 def test_a_sentence_has_the_same_logits_to_the_bit_in_any_company(model: Pocket) -> None:
     windows = _noise(1, 128, 128)
     alone = model.logits(windows, model.encode_text(["the houses"]))
-    among = model.logits(windows, model.encode_text(["a very long sentence about all of the water", "the houses", "x"]))
+    among = model.logits(
+        windows, model.encode_text(["a very long sentence about all of the water", "the houses", "x"])
+    )
     assert among[:, 1:2].tobytes() == alone.tobytes()
 
 
@@ -143,7 +158,11 @@ def test_it_is_a_segmenter(model: Pocket) -> None:
     assert logits.shape == (2, 3, 64, 96)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    assert (segmenter.name, segmenter.window_px, segmenter.band_names) == ("pocket", 640, ("red", "green", "blue"))
+    assert (segmenter.name, segmenter.window_px, segmenter.band_names) == (
+        "pocket",
+        640,
+        ("red", "green", "blue"),
+    )
 
 
 def test_no_windows_and_no_sentences_are_answered_with_nothing(model: Pocket) -> None:

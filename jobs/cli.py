@@ -1,0 +1,345 @@
+"""The commands. Results go to stdout, progress and errors to stderr; ``--json`` makes stdout one JSON document."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mapper.errors import MapperError
+
+if TYPE_CHECKING:
+    from jobs.run import Run, Summary
+
+app = typer.Typer(
+    name="resmap",
+    help="Say what you are looking for in a sentence; get it as a map of a continent.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done · 1 unexpected · 2 usage · 3 job file invalid · 4 finished with tiles given up · "
+    "5 credentials · 6 cancelled · 7 verify failed · 130 interrupted.",
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones where the machine has none.")]
+
+
+def main() -> None:
+    """The console command."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers; not to our users
+    try:
+        app()
+    except MapperError as error:
+        _complain(error)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _complain(error: MapperError) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {_plain(error.what)}", highlight=False)
+    place = ", ".join(f"{key} {value}" for key, value in error.where.items() if value not in (None, ""))
+    if place:
+        console.print(f"  where: {_plain(place)}", highlight=False)
+    if error.fix:
+        console.print(f"  do:    {_plain(error.fix)}", highlight=False)
+
+
+def _plain(text: str) -> str:
+    """Text of strangers, made safe for a terminal: no markup, no control characters."""
+    from rich.markup import escape
+
+    return escape("".join(mark if mark.isprintable() else "�" for mark in text))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        libraries = ("torch", "ray", "zarr", "xarray", "rasterio", "transformers")
+        print(f"resmap {version('resmap')}  ({', '.join(f'{name} {version(name)}' for name in libraries)})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Versions of resmap and its libraries."),
+    ] = False,
+) -> None:
+    """Holds the options of ``resmap`` itself."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the world, the mosaic and the picture.")] = Path("resmap-demo"),
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Ray actors, with one logical GPU each where there is no real one.")
+    ] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Make a small Earth with known truth, map two sentences over it on local Ray, score and draw the map."""
+    from jobs import demo as demonstration
+    from jobs.progress import watcher
+
+    report = demonstration.demo(out, gpus=gpus, watcher=watcher())
+    if as_json:
+        _print_json(report.as_json())
+        return
+    console = Console()
+    _scores_table(console, report.scores)
+    _workers_table(console, report.summary)
+    if report.seams.differ is not None:
+        console.print(
+            f"Seams: beside {report.seams.borders} shard borders, {100 * report.seams.differ:.2f} % of the pixels differ from "
+            f"one window centred there (mean score gap {report.seams.score_gap:.3f})."
+        )
+    _ending(console, report.summary)
+    console.print(f"Picture  {report.quicklook}", soft_wrap=True)
+    console.print(f"Job file {report.job}  (change a sentence, then: resmap run {report.job})", soft_wrap=True)
+
+
+@app.command("try")
+def try_picture(
+    image: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, GeoTIFF.", show_default=False)],
+    sentence: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Which model.")] = "pocket",
+    out: Annotated[Path | None, typer.Option(help="The overlay; beside the picture where left out.")] = None,
+    threshold: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """One picture, one sentence, an overlay in seconds."""
+    from jobs.trial import try_sentence
+
+    result = try_sentence(image, sentence, model=model, out=out, threshold=threshold)
+    if as_json:
+        _print_json(asdict(result))
+        return
+    print(f"{100 * result.share:.1f} % of the picture is “{sentence}” (highest score {result.highest:.2f})")
+    print(f"Overlay  {result.overlay}")
+
+
+@app.command()
+def plan(job: JobFile, as_json: AsJson = False) -> None:
+    """Search, freeze and tile, and say what it will cost. Writes no pixel."""
+    from jobs.job import Job
+    from jobs.pilot import seconds_per_window
+    from jobs.plan import estimate
+    from jobs.prepare import prepare
+    from mapper import models
+
+    loaded = Job.from_file(job)
+    prepared = prepare(loaded, tell=lambda text: print(text, file=sys.stderr))
+    pilot, device = seconds_per_window(loaded.spec)
+    gpus = loaded.spec.compute.gpus
+    cost = estimate(
+        prepared.plan,
+        loaded.spec,
+        prepared.area,
+        window_px=models.window_px(loaded.spec.model.name),
+        seconds_per_window=pilot,
+        workers=1 if gpus == "auto" else gpus,
+    )
+    document = {"run": prepared.run, "mosaic": loaded.spec.output.mosaic, "timed_on": device, **asdict(cost)}
+    document["grids"] = [
+        {"name": grid.name, "crs": grid.lattice.crs, "shape": grid.shape, "shards": grid.tile_shape}
+        for grid in prepared.plan.grids
+    ]
+    document["steps"] = [step.isoformat() for step in prepared.plan.steps]
+    if as_json:
+        _print_json(document)
+        return
+    from jobs.tables import plan_table
+
+    Console().print(plan_table(prepared, cost, device))
+
+
+@app.command()
+def run(
+    job: JobFile,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster, as Ray writes it; or auto.")] = None,
+    gpus: Gpus = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Take tiles again that were given up.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job or resume it. A finished job says so and exits 0."""
+    from jobs.job import Job
+    from jobs.progress import watcher
+    from jobs.run import start
+
+    loaded = Job.from_file(job)
+    if loaded.spec.compute.budget_usd is not None:
+        _check_budget(loaded)
+    under_way = start(loaded, gpus=gpus, address=address, local=local, watcher=watcher(), retry=retry)
+    with _draining(under_way):
+        summary = under_way.wait()
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        console = Console()
+        if summary.workers:
+            _workers_table(console, summary)
+        _ending(console, summary)
+    raise typer.Exit(summary.exit_status)
+
+
+def _check_budget(job: Any) -> None:
+    from jobs.pilot import seconds_per_window
+    from jobs.plan import estimate
+    from jobs.prepare import prepare
+    from jobs.run import refuse_over_budget
+    from mapper import models
+
+    prepared = prepare(job)
+    pilot, _ = seconds_per_window(job.spec)
+    window_px = models.window_px(job.spec.model.name)
+    cost = estimate(prepared.plan, job.spec, prepared.area, window_px=window_px, seconds_per_window=pilot, workers=1)
+    assert cost.usd is not None  # a pilot was given
+    refuse_over_budget(cost.usd.likely, job.spec.compute.budget_usd)
+
+
+@contextlib.contextmanager
+def _draining(under_way: Run) -> Iterator[None]:
+    """The first Ctrl-C finishes what is in hand and saves; the second leaves at once."""
+    import os
+    import signal
+
+    def heard(number: int, frame: Any) -> None:
+        print("finishing the tiles in hand; once more to leave at once", file=sys.stderr, flush=True)
+        under_way.stop()
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+    before = signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@app.command()
+def status(
+    run_or_mosaic: Annotated[
+        str | None, typer.Argument(metavar="[RUN|MOSAIC]", help="All runs where left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What runs there are, and how far each is."""
+    from jobs.status import known_runs, run_status
+    from jobs.tables import runs_table, status_table
+
+    if run_or_mosaic is None:
+        rows = known_runs()
+        if as_json:
+            _print_json([asdict(row) for row in rows])
+        elif rows:
+            Console().print(runs_table(rows))
+        else:
+            print("no runs yet; `resmap demo` makes one")
+        return
+    statuses = run_status(run_or_mosaic)
+    if as_json:
+        _print_json([asdict(entry) for entry in statuses])
+        return
+    for entry in statuses:
+        Console().print(status_table(entry))
+
+
+@app.command()
+def verify(
+    mosaic: Annotated[str, typer.Argument(help="Path or URL of the mosaic.", show_default=False)],
+    full: Annotated[bool, typer.Option("--full", help="Every tile, not a sample of each run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read tiles back with their checksums and compare them with the ledger."""
+    from jobs.job import absolute
+    from jobs.verify import verify as verify_mosaic
+    from mapper.errors import VerifyError
+
+    report = verify_mosaic(absolute(mosaic), full=full)
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        for bad in report.bad:
+            print(f"{bad.tile}: {bad.reason}")
+        print(f"{report.checked} tiles read back, {len(report.bad)} bad, {report.unfinished} not finished yet")
+    if report.bad:
+        raise typer.Exit(VerifyError.exit_status)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of the job file."""
+    from jobs.spec import JobSpec
+
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **JobSpec.model_json_schema(by_alias=True),
+    }
+    _print_json(document)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine has and lacks."""
+    from jobs.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"good": "[green]✓[/]", "note": "[yellow]![/]", "bad": "[red]✗[/]"}
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in findings:
+            fix = f"  → {finding.fix}" if finding.fix else ""
+            console.print(f"{marks[finding.state]} {finding.what:<10} {_plain(finding.says)}{_plain(fix)}")
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _scores_table(console: Console, scores: dict[str, float]) -> None:
+    from jobs.demo import PROMPTS
+    from jobs.tables import scores_table
+
+    console.print(scores_table(scores, PROMPTS))
+
+
+def _workers_table(console: Console, summary: Summary) -> None:
+    from jobs.tables import workers_table
+
+    console.print(workers_table(summary))
+
+
+def _ending(console: Console, summary: Summary) -> None:
+    counts = ", ".join(
+        f"{count} {state}" for state, count in summary.tiles.items() if count or state in ("planned", "done")
+    )
+    console.print(
+        f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, {summary.verified_tiles} tiles read back."
+    )
+    for problem in summary.problems[:10]:
+        console.print(f"  {_plain(problem['tile'])}: {_plain(problem['error'])}", highlight=False)
+    if len(summary.problems) > 10:
+        console.print(f"  … and {len(summary.problems) - 10} more; `resmap status {summary.run}` has them all")
+    console.print(f"Mosaic   {summary.mosaic}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How far runs are, from the files beside their mosaics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from jobs.job import absolute
+from jobs.ledger import RunFolder, run_names
+from jobs.registry import Registry, RunRow
+from mapper.errors import SpecError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """One run."""
+
+    run: str
+    name: str
+    mosaic: str
+    state: str
+    planned: int
+    counts: dict[str, int]
+    """State → tiles."""
+
+    attempts: int
+    """Tries in all; more than the tiles where some had to be repeated."""
+
+    problems: tuple[str, ...]
+
+
+def known_runs() -> list[RunRow]:
+    """All runs the registry knows, the latest first."""
+    return Registry().runs()
+
+
+def run_status(run_or_mosaic: str) -> list[RunStatus]:
+    """The run of this name, or all runs of this mosaic.
+
+    Raises:
+        SpecError: neither is known.
+    """
+    places = [(row.mosaic, row.run) for row in Registry().find(run_or_mosaic)]
+    if not places:
+        mosaic = absolute(run_or_mosaic)
+        places = [(mosaic, name) for name in run_names(mosaic)]
+    if not places:
+        raise SpecError(f"no run and no mosaic is called {run_or_mosaic!r}", fix="`resmap status` lists the runs")
+    return [_status(RunFolder(mosaic, run)) for mosaic, run in places if RunFolder(mosaic, run).exists()]
+
+
+def _status(folder: RunFolder) -> RunStatus:
+    facts = folder.facts()
+    states = folder.states()
+    problems = [entry for _, entry in sorted(states.items()) if entry.error]
+    return RunStatus(
+        run=folder.run,
+        name=facts.get("name", folder.run),
+        mosaic=folder.mosaic,
+        state=facts.get("state", "planned"),
+        planned=int(facts.get("planned", 0)),
+        counts=dict(Counter(entry.state for entry in states.values())),
+        attempts=sum(entry.attempts for entry in states.values()),
+        problems=tuple(entry.error for entry in problems),
+    )

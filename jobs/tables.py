@@ -1,0 +1,127 @@
+"""What people see on a terminal: results as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from jobs.plan import Estimate, Range
+from jobs.prepare import Prepared
+from jobs.registry import RunRow
+from jobs.run import Summary
+from jobs.status import RunStatus
+
+
+def scores_table(scores: Mapping[str, float], expressions: Mapping[str, str]) -> Table:
+    """Score against truth, a row a sentence."""
+    table = Table(title="Score against the truth", title_justify="left", title_style="bold")
+    table.add_column("prompt")
+    table.add_column("sentence")
+    table.add_column("IoU", justify="right")
+    for name, score in scores.items():
+        table.add_row(name, expressions[name], f"{score:.3f}")
+    return table
+
+
+def workers_table(summary: Summary) -> Table:
+    """Throughput and where the time went, a row a worker."""
+    table = Table(title=f"Throughput ({summary.device or 'no device'})", title_justify="left", title_style="bold")
+    for heading in ("GPU", "tiles", "tiles/s", "km²/h", "busy", "read", "infer", "write"):
+        table.add_column(heading, justify="left" if heading == "GPU" else "right")
+    for worker in summary.workers:
+        seconds = worker["seconds"]
+        table.add_row(
+            worker["worker"], str(worker["tiles"]), f"{worker['tiles_per_s']:.2f}", f"{worker['km2_per_h']:,.1f}",
+            f"{100 * worker['busy']:.0f} %", *(f"{seconds[stage]:.1f} s" for stage in ("read", "infer", "write")),
+        )  # fmt: skip
+    return table
+
+
+def plan_table(prepared: Prepared, cost: Estimate, device: str) -> Table:
+    """What a plan says, before a cent is spent."""
+    table = Table(
+        title=f"Plan of {prepared.run}", title_justify="left", title_style="bold", show_header=False, box=None
+    )
+    table.add_column(style="dim")
+    table.add_column()
+    days = f"{cost.first_date:%Y-%m-%d} to {cost.last_date:%Y-%m-%d}"
+    rows = [
+        ("area", f"{cost.area_km2:,.2f} km², {100 * cost.covered_share:.1f} % of it under imagery"),
+        ("holes", f"{cost.hole_km2:,.2f} km² without imagery" if cost.hole_km2 > 1e-6 else "none"),
+        (
+            "imagery",
+            f"{cost.items:,} items, {days}; {len(prepared.plan.steps)} time step{'s' * (len(prepared.plan.steps) != 1)}",
+        ),
+        *[
+            (
+                "grid",
+                f"{grid.name + ': ' if grid.name else ''}{grid.lattice.crs}, {grid.shape[1]:,} × {grid.shape[0]:,} px of {grid.lattice.res_x:g}",
+            )
+            for grid in prepared.plan.grids
+        ],
+        ("tiles", f"{cost.tiles:,}" + (f", {cost.holes:,} of them without imagery" if cost.holes else "")),
+        ("windows", f"{cost.windows:,} for the model"),
+        ("reads", f"at most {_bytes(cost.read_bytes)} decoded, about {cost.requests:,} requests"),
+        ("writes", f"{_bytes(cost.written_bytes)} before compression, to {prepared.job.spec.output.mosaic}"),
+    ]
+    if cost.seconds is not None and cost.usd is not None:
+        rows += [
+            ("time", f"{_span(cost.seconds)} on {cost.workers} × {device}, as timed on this machine"),
+            ("cost", f"${cost.usd.likely:,.2f} (${cost.usd.low:,.2f} to ${cost.usd.high:,.2f}) at "
+                     f"${prepared.job.spec.compute.usd_per_gpu_hour:g} a GPU hour"),
+        ]  # fmt: skip
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def runs_table(rows: Sequence[RunRow]) -> Table:
+    """The registry, a row a run."""
+    table = Table("run", "state", "tiles", "updated", "mosaic")
+    for row in rows:
+        table.add_row(
+            row.run,
+            row.state,
+            f"{row.finished}/{row.planned}",
+            row.updated[:16].replace("T", " "),
+            row.mosaic,
+        )
+    return table
+
+
+def status_table(status: RunStatus) -> Table:
+    """One run."""
+    table = Table(
+        title=f"{status.run}: {status.state}",
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+    )
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(status.counts.items())) or "nothing yet"
+    table.add_row("tiles", f"{status.planned} planned; {counts}; {status.attempts} tries")
+    table.add_row("mosaic", status.mosaic)
+    for problem in status.problems:
+        table.add_row("problem", problem)
+    return table
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError("a loop that always returns")
+
+
+def _span(seconds: Range) -> str:
+    return f"about {_duration(seconds.likely)} ({_duration(seconds.low)} to {_duration(seconds.high)})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import stac_geoparquet.arrow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalogs.items import item_from_stac
+from catalogs.snapshot import DOCUMENT, freeze, thaw
+from mapper.errors import CatalogError
+from tests.catalogs.examples import real_items, stac_item
+
+
+def test_every_real_item_is_thawed_as_it_was_frozen() -> None:
+    for source, docs in real_items().items():
+        back = thaw(freeze(docs))
+        assert back == [{**doc, "links": doc.get("links") or []} for doc in docs], source
+        pairs = zip(docs, back, strict=True)
+        assert all(item_from_stac(a, bands=["red"]) == item_from_stac(b, bands=["red"]) for a, b in pairs)
+
+
+def test_items_of_all_kinds_freeze_together() -> None:
+    docs = [doc for found in real_items().values() for doc in found[:5]]
+    assert [doc["id"] for doc in thaw(freeze(docs))] == [doc["id"] for doc in docs]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"properties": {"eo:cloud_cover": "unknown"}},
+        {"properties": {"proj:shape": None, "deep": {"a": [1, "b", {"c": None}]}}},
+        {
+            "properties": {
+                "datetime": None,
+                "start_datetime": "2020-01-01T00:00:00Z",
+                "end_datetime": "2020-02-01T00:00:00Z",
+            }
+        },
+        {"geometry": None},
+        {"bbox": [10, 50, 0, 11, 51, 9]},
+        {"bbox": None},
+        {"assets": {}},
+        {"assets": {"x": {"href": "https://example.com/x.tif", "bands": []}}},
+        {"collection": None},
+    ],
+)
+def test_odd_items_freeze_beside_plain_ones(odd: dict[str, Any]) -> None:
+    docs = [stac_item("plain"), stac_item("odd", **odd)]
+    frozen = freeze(docs)
+    assert thaw(frozen) == docs
+    assert pq.read_table(io.BytesIO(frozen))["id"].to_pylist() == ["plain", "odd"]
+
+
+def test_row_n_is_item_n() -> None:
+    docs = [stac_item(name) for name in "zebra"]
+    assert [doc["id"] for doc in thaw(freeze(docs))] == list("zebra")
+
+
+def test_the_same_items_give_the_same_bytes() -> None:
+    docs = [stac_item("a"), stac_item("b")]
+    assert freeze(docs) == freeze(docs)
+
+
+def test_no_secret_is_frozen() -> None:
+    doc = stac_item(assets={"x": {"href": "https://example.com/x.tif?sig=canary&se=1"}})
+    doc["links"] = [{"rel": "self", "href": "https://example.com/?token=canary"}]
+    frozen = freeze([doc])
+    assert b"canary" not in frozen
+    assert "canary" not in json.dumps(thaw(frozen))
+
+
+def test_nothing_freezes_too() -> None:
+    assert thaw(freeze([])) == []
+
+
+def test_others_read_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    path.write_bytes(freeze([stac_item("a"), stac_item("b", properties={"gsd": 0.3})]))
+    rustac = Path(sys.executable).with_name("rustac")
+    subprocess.run([rustac, "translate", path, tmp_path / "items.json"], check=True, timeout=60)
+    features = json.loads((tmp_path / "items.json").read_text())["features"]
+    assert [doc["id"] for doc in features] == ["a", "b"]
+    assert features[0]["assets"]["image"]["href"] == "https://example.com/a.tif"
+
+
+def test_a_foreign_table_thaws_too(tmp_path: Path) -> None:
+    table = stac_geoparquet.arrow.parse_stac_items_to_arrow([stac_item("a"), stac_item("b")]).read_all()
+    stac_geoparquet.arrow.to_parquet(table, tmp_path / "items.parquet")
+    thawed = thaw((tmp_path / "items.parquet").read_bytes())
+    assert DOCUMENT not in thawed[0]
+    expected = [item_from_stac(stac_item(name), bands=["red"]) for name in "ab"]
+    assert [item_from_stac(doc, bands=["red"]) for doc in thawed] == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing more", b"{}"])
+def test_what_is_no_snapshot_is_an_error_that_says_what_to_do(content: bytes) -> None:
+    with pytest.raises(CatalogError, match="plan the job again"):
+        thaw(content)
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+)
+json_values = st.recursive(
+    values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.text("abc:", min_size=1, max_size=4), json_values, max_size=4), max_size=4)
+)
+def test_whatever_properties_items_have_they_come_back(all_properties: list[dict[str, Any]]) -> None:
+    docs = [stac_item(f"i{n}", properties=properties) for n, properties in enumerate(all_properties)]
+    assert thaw(freeze(docs)) == docs
