@@ -1,0 +1,43 @@
+# Two commands on a bare machine: `make demo`, `make test`. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test quick check format pocket real clean
+
+help:            ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## the virtual environment with everything in it
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup      ## map two sentences over a small Earth, on this machine, offline
+	$(BIN)/resmap demo
+
+test: setup      ## the whole suite
+	$(BIN)/python -m pytest
+
+quick: setup     ## the suite without Ray and servers
+	$(BIN)/python -m pytest tests/mapper tests/catalogs tests/test_architecture.py
+
+check: setup     ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup    ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pocket: setup    ## train the model that ships (about an hour of one core)
+	$(BIN)/python -m benchmarks.pocket.train
+
+real: setup      ## map the real pictures of ../shared/data and record the scores
+	$(BIN)/python -m benchmarks.real_input
+
+clean:           ## forget the virtual environment
+	rm -rf $(VENV)

@@ -16,7 +16,7 @@ import stac_geoparquet.arrow
 from catalogs.api import links_of, pages
 from catalogs.fetch import Fetch, parse_json
 from catalogs.hrefs import check_href, is_remote, resolve_href, unsigned
-from mapper.errors import AssetError, CatalogError, SpecError
+from mapper.errors import AssetError, CatalogError, ReadError, SpecError
 
 MOST_DOCUMENTS = 500_000
 MOST_LEVELS = 30
@@ -182,7 +182,7 @@ def _take(doc: dict[str, Any], place: str, parent: str, holding: Holding, *, fro
 def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any]:
     try:
         check_href(target, catalog=root)
-    except AssetError as error:
+    except (AssetError, ReadError) as error:
         raise CatalogError(f"a link of the catalog: {error.what}", catalog=unsigned(root), link=target) from error
     try:
         return fetch.json(target)

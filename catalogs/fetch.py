@@ -11,11 +11,12 @@ from typing import Any
 
 import requests
 
-from catalogs.hrefs import is_remote, local_path, scheme_of, unsigned
-from mapper.errors import CatalogError, CredentialsError, MapperError, SpecError
+from catalogs.hrefs import check_href, is_remote, local_path, resolve_href, scheme_of, unsigned
+from mapper.errors import AssetError, CatalogError, CredentialsError, MapperError, ReadError, SpecError
 
 _AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _LONGEST_WAIT_S = 30.0
+_MOST_REDIRECTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,6 @@ class Fetch:
                         catalog=unsigned(place),
                     )
                     wait_s = max(wait_s, _asked_wait_s(answer.headers.get("Retry-After", "")))
-            except requests.exceptions.TooManyRedirects as error:
-                raise CatalogError("the catalog redirects in a circle", catalog=unsigned(place)) from error
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
                 raise SpecError("this is no address", fix="check the URL", catalog=unsigned(place)) from error
             except requests.exceptions.RequestException as error:
@@ -105,14 +104,24 @@ class Fetch:
         return parse_json(self.read(place, body=body, headers=headers), place)
 
     def _answer(self, place: str, body: dict[str, Any] | None, headers: Mapping[str, str] | None) -> requests.Response:
-        return self.session.request(
-            "GET" if body is None else "POST",
-            place,
-            json=body,
-            headers=dict(headers or {}),
-            timeout=(self.connect_timeout_s, self.read_timeout_s),
-            stream=True,
-        )
+        """The head of an answer, redirects followed: but not to what is nearer than the place that was asked."""
+        target = place
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = self.session.request(
+                "GET" if body is None else "POST",
+                target,
+                json=body,
+                headers=dict(headers or {}),
+                timeout=(self.connect_timeout_s, self.read_timeout_s),
+                stream=True,
+                allow_redirects=False,
+            )
+            if not answer.is_redirect:
+                return answer
+            answer.close()
+            body = body if answer.status_code in (307, 308) else None
+            target = _redirected(answer.headers["Location"], target, place)
+        raise CatalogError("the catalog redirects in a circle", catalog=unsigned(place))
 
     def _content(self, answer: requests.Response, place: str, limit: int) -> bytes:
         _check_status(answer, place)
@@ -120,12 +129,7 @@ class Fetch:
         content = bytearray()
         for piece in answer.iter_content(2**18):
             content += piece
-            if len(content) > limit:
-                raise CatalogError(
-                    f"an answer is larger than {limit / 2**20:.0f} MiB",
-                    fix="narrow the area or the dates, or name a smaller catalog",
-                    catalog=unsigned(place),
-                )
+            check_size(content, place, limit)
             if time.monotonic() > deadline:
                 raise requests.exceptions.ReadTimeout(f"no whole answer in {self.answer_timeout_s:g} s")
         return bytes(content)
@@ -135,15 +139,25 @@ class MissingError(CatalogError):
     """The server has nothing under this address."""
 
 
+def check_size(content: bytes | bytearray, place: str, limit: int) -> None:
+    """CatalogError where an answer is larger than it may be."""
+    if len(content) > limit:
+        raise CatalogError(
+            f"an answer is larger than {limit / 2**20:.0f} MiB",
+            fix="narrow the area or the dates, or name a smaller catalog",
+            catalog=unsigned(place),
+        )
+
+
 def parse_json(content: bytes, place: str) -> dict[str, Any]:
     """The JSON object in some bytes; CatalogError where there is none."""
     try:
         doc = json.loads(content)
     except (ValueError, RecursionError) as error:
         start = content[:200].lstrip().lower()
-        kind = "a web page" if start.startswith((b"<!doctype", b"<html")) else "not JSON"
+        kind = "a web page, not STAC" if start.startswith((b"<!doctype", b"<html")) else "not JSON, so not STAC"
         raise CatalogError(
-            f"the catalog answers with {kind}, not STAC",
+            f"what the catalog gives is {kind}",
             fix="give the address of a STAC API, a STAC JSON document or a stac-geoparquet file",
             catalog=unsigned(place),
         ) from error
@@ -154,7 +168,6 @@ def parse_json(content: bytes, place: str) -> dict[str, Any]:
 
 def _session() -> requests.Session:
     session = requests.Session()
-    session.max_redirects = 3
     session.headers["Accept"] = "application/geo+json, application/json, */*"
     session.headers["User-Agent"] = "resmap"
     return session
@@ -191,6 +204,13 @@ def _check_status(answer: requests.Response, place: str) -> None:
             catalog=unsigned(place),
         )
     raise CatalogError(f"the catalog answers with status {status}: {said[:200]}", catalog=unsigned(place))
+
+
+def _redirected(location: str, seen_from: str, place: str) -> str:
+    try:
+        return check_href(resolve_href(location, base=seen_from), catalog=place)
+    except (AssetError, ReadError) as error:
+        raise CatalogError(f"the catalog redirects where it may not: {error.what}", catalog=unsigned(place)) from error
 
 
 def _asked_wait_s(retry_after: str) -> float:

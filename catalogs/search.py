@@ -24,7 +24,7 @@ from shapely.geometry.base import BaseGeometry
 from catalogs.api import Api, links_of
 from catalogs.conditions import Filter, Interval, date_of, dates_of, did_you_mean, interval_of
 from catalogs.documents import PARQUET, Holding, absolute, parse_lines, table_items, walk
-from catalogs.fetch import Fetch, MissingError, parse_json
+from catalogs.fetch import Fetch, MissingError, check_size, parse_json
 from catalogs.footprints import footprint_of
 from catalogs.hrefs import is_remote, local_path, resolve_href, unsigned
 from mapper.errors import CatalogError, EmptySearchError, SpecError
@@ -86,6 +86,8 @@ def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
     prepare(query.area)
     place = _document_in(query.catalog)
     content = fetch.read(place, limit=fetch.table_limit_bytes)
+    if is_remote(place) and content[:4] != PARQUET:
+        check_size(content, place, fetch.page_limit_bytes)
     if content[:4] == PARQUET:
         found = _kept(table_items(content, place, wanted=query.collections), wanted, query)
     elif (docs := parse_lines(content, place)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cluster.retries import RetryPolicy, Verdict, after_failure
-from mapper.errors import MapperError
+from mapper.errors import MapperError, WorkerLostError
 from mapper.map_tile import TileTask
 
 
@@ -17,6 +17,8 @@ class _Trial:
 
     task: TileTask
     attempts: int = 0
+    lost: int = 0
+    """Workers that died with it in hand."""
 
 
 @dataclass(order=True, slots=True)
@@ -54,19 +56,23 @@ class Dispatch:
     def next_for(self, workers: Sequence[str], now: float) -> tuple[str, TileTask] | None:
         """The next worker and task, or None while no worker has room or nothing is due.
 
-        The worker with the fewest tasks in hand is served first. A retry that is due goes before fresh tasks.
+        The worker with the fewest tasks in hand is served first. A retry that is due goes before fresh tasks. One
+        that was there when a worker died is tried alone: if that worker dies too, no other task is suspected with it.
         """
         load = dict.fromkeys(workers, 0)
-        for worker, _ in self._running.values():
+        for worker, trial in self._running.values():
             if worker in load:
-                load[worker] += 1
-        free = [worker for worker in workers if load[worker] < self._depth]
+                load[worker] += self._depth if trial.lost else 1
+        free = sorted((load[worker], worker) for worker in workers if load[worker] < self._depth)
+        retry = bool(self._waiting) and self._waiting[0].due <= now
+        if retry and free and self._waiting[0].trial.lost and free[0][0] > 0:
+            retry, free = False, free[1:]  # the least busy worker gets no more until it is empty
         if not free:
             return None
-        trial = self._draw(now)
-        if trial is None:
+        drawn = heapq.heappop(self._waiting).trial if retry else self._draw()
+        if drawn is None:
             return None
-        worker = min(free, key=lambda name: (load[name], name))
+        worker, trial = free[0][1], drawn
         self._running[trial.task.id] = (worker, trial)
         return worker, trial.task
 
@@ -79,8 +85,10 @@ class Dispatch:
         """Take a failed task back; how many tries failed, and the verdict, None where it will be tried again."""
         _, trial = self._running.pop(task.id)
         trial.attempts += 1
+        trial.lost += isinstance(error, WorkerLostError)
+        failures = trial.lost if isinstance(error, WorkerLostError) else trial.attempts
         spread = (task.id * 2654435761 % 2**32) / 2**32  # Knuth's multiplicative hash: even, and the same every time
-        answer = after_failure(error, trial.attempts, self._policy, spread=spread)
+        answer = after_failure(error, failures, self._policy, spread=spread)
         if isinstance(answer, Verdict):
             return trial.attempts, answer
         self._order += 1
@@ -97,9 +105,7 @@ class Dispatch:
         self._fresh = iter(())
         self._waiting.clear()
 
-    def _draw(self, now: float) -> _Trial | None:
-        if self._waiting and self._waiting[0].due <= now:
-            return heapq.heappop(self._waiting).trial
+    def _draw(self) -> _Trial | None:
         task = next(self._fresh, None)
         if task is None:
             self._exhausted = True

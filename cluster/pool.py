@@ -93,12 +93,13 @@ def outcomes(
     while True:
         if stopped():
             dispatch.stop_drawing()
-        while (chosen := dispatch.next_for(pool.workers(), now())) is not None:
+        at = now()
+        while (chosen := dispatch.next_for(pool.workers(), at)) is not None:
             pool.start(*chosen)
         if dispatch.finished:
             return
-        due_s = dispatch.seconds_until_due(now())
-        wait_s = LONGEST_WAIT_S if due_s is None else min(due_s, LONGEST_WAIT_S)
+        # A retry that is due and was not handed out (0 s) waits for room, not for the clock.
+        wait_s = min(dispatch.seconds_until_due(at) or LONGEST_WAIT_S, LONGEST_WAIT_S)
         if dispatch.running == 0:
             time.sleep(wait_s)
             continue

@@ -77,10 +77,14 @@ class RayPool:
         self._actors: dict[str, Any] = {}
         self._loading: dict[Any, str] = {}
         self._facts: dict[str, WorkerFacts] = {}
-        self._running: dict[Any, tuple[str, TileTask]] = {}
+        self._running: dict[Any, tuple[str, Any, TileTask]] = {}
         for number in range(count):
             self._place(f"gpu-{number}")
-        self._await_loaded(at_least=1)
+        try:
+            self._await_loaded(at_least=1)
+        except MapperError:
+            self.close()
+            raise
 
     @property
     def depth(self) -> int:
@@ -99,7 +103,8 @@ class RayPool:
 
     def start(self, worker: str, task: TileTask) -> None:
         """Send a task to an actor."""
-        self._running[self._actors[worker].run.remote(task)] = (worker, task)
+        actor = self._actors[worker]
+        self._running[actor.run.remote(task)] = (worker, actor, task)
 
     def finished(self, timeout_s: float) -> list[Finished]:
         """The calls that are over. An actor that died is replaced, and its tasks come back as lost."""
@@ -107,12 +112,12 @@ class RayPool:
         more, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         over = []
         for call in {*ready, *more}:
-            worker, task = self._running.pop(call)
+            worker, actor, task = self._running.pop(call)
             try:
                 result = ray.get(call)
             except RayActorError as error:
                 result = WorkerLostError(f"the worker died: {_first_line(error)}", worker=worker, tile=task.name)
-                self._replace(worker)
+                self._replace(worker, actor)
             except RayError as error:
                 result = WorkerLostError(f"Ray lost the call: {_first_line(error)}", worker=worker, tile=task.name)
             over.append(Finished(worker=worker, task=task, result=result))
@@ -135,9 +140,10 @@ class RayPool:
         self._actors[worker] = actor
         self._loading[actor.load.remote()] = worker
 
-    def _replace(self, worker: str) -> None:
+    def _replace(self, worker: str, dead: Any) -> None:
         """A new actor in place of a dead one; its other calls fail on their own and come here too, once is enough."""
-        if self._facts.pop(worker, None) is not None:
+        if self._actors[worker] is dead:
+            del self._facts[worker]
             self._place(worker)
 
     def _await_loaded(self, *, at_least: int) -> None:

@@ -1,4 +1,4 @@
-"""What to do about a failed tile: try again after a while, give it up, or stop the run. Rules only; nobody sleeps here."""
+"""What to do about a failed tile: try again, give it up, or stop the run. Rules only; nobody sleeps here."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ def demo(
     _workers_table(console, report.summary)
     if report.seams.differ is not None:
         console.print(
-            f"Seams: beside {report.seams.borders} shard borders, {100 * report.seams.differ:.2f} % of the pixels differ from "
-            f"one window centred there (mean score gap {report.seams.score_gap:.3f})."
+            f"Seams: beside {report.seams.borders} shard borders, {100 * report.seams.differ:.2f} % of the pixels "
+            f"differ from one window centred there (mean score gap {report.seams.score_gap:.3f})."
         )
     _ending(console, report.summary)
     console.print(f"Picture  {report.quicklook}", soft_wrap=True)
@@ -332,7 +332,8 @@ def _ending(console: Console, summary: Summary) -> None:
         f"{count} {state}" for state, count in summary.tiles.items() if count or state in ("planned", "done")
     )
     console.print(
-        f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, {summary.verified_tiles} tiles read back."
+        f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, "
+        f"{summary.verified_tiles} tiles read back."
     )
     for problem in summary.problems[:10]:
         console.print(f"  {_plain(problem['tile'])}: {_plain(problem['error'])}", highlight=False)

@@ -30,8 +30,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding, in the order in which one would look."""
-    looks: list[Callable[[], Finding]] = [_python, *[_package(name) for name in ("torch", "ray", "zarr", "xarray", "rasterio", "s3fs")],
-                                          _gpu, _drivers, _model, _memory, _disk, _registry]  # fmt: skip
+    packages = [_package(name) for name in ("torch", "ray", "zarr", "xarray", "rasterio", "s3fs")]
+    looks: list[Callable[[], Finding]] = [_python, *packages, _gpu, _drivers, _model, _memory, _disk, _registry]
     return [look() for look in looks]
 
 

@@ -194,7 +194,8 @@ class RunFolder:
         """Every outcome, in the order recorded."""
         for name in self._folder.names("ledger/part-*.parquet"):
             for row in self._table(name).to_pylist():
-                yield Entry(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+                fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+                yield Entry(**fields)
 
     def states(self) -> dict[int, Entry]:
         """The last outcome of every tile that has one."""

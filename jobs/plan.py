@@ -158,11 +158,11 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
     laid = lay_grids(spec, items, area)
     steps = time_steps(inside, spec.imagery.time_step)
     around = time_steps(items, spec.imagery.time_step)
-    by_start = {step.start: step.items for step in around} if spec.imagery.time_step != "scene" else {}
+    by_start = {step.start: step.items for step in around}
     everything = spec.imagery.time_step == "all"
     tiles: list[PlannedTile] = []
     for position, step in enumerate(steps):
-        serving = items if everything else by_start.get(step.start, step.items)
+        serving = items if everything else by_start[step.start]
         ordered = items_order(serving, spec.imagery.composite)
         for number, (grid, shape) in enumerate(laid):
             tiles += _tiles_of(grid, number, shape, ordered, position, windows, holes=everything)

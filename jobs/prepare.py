@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -106,7 +107,8 @@ def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str
     tell(f"searching {spec.imagery.catalog}")
     if resolution_m is None:
         resolution_m = _metres(_items(spec, search(query)))
-    return search(replace(query, area=grown(area, window_px * resolution_m)))
+    # A window that touches the area with one corner looks furthest with the opposite one.
+    return search(replace(query, area=grown(area, math.sqrt(2) * window_px * resolution_m)))
 
 
 def _metres(items: Sequence[Item]) -> float:

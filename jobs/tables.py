@@ -51,12 +51,12 @@ def plan_table(prepared: Prepared, cost: Estimate, device: str) -> Table:
         ("holes", f"{cost.hole_km2:,.2f} km² without imagery" if cost.hole_km2 > 1e-6 else "none"),
         (
             "imagery",
-            f"{cost.items:,} items, {days}; {len(prepared.plan.steps)} time step{'s' * (len(prepared.plan.steps) != 1)}",
+            f"{cost.items:,} items, {days}; {_counted(len(prepared.plan.steps), 'time step')}",
         ),
         *[
             (
                 "grid",
-                f"{grid.name + ': ' if grid.name else ''}{grid.lattice.crs}, {grid.shape[1]:,} × {grid.shape[0]:,} px of {grid.lattice.res_x:g}",
+                f"{grid.lattice.crs}, {grid.shape[1]:,} × {grid.shape[0]:,} px of {grid.lattice.res_x:g}",
             )
             for grid in prepared.plan.grids
         ],
@@ -105,6 +105,10 @@ def status_table(status: RunStatus) -> Table:
     for problem in status.problems:
         table.add_row("problem", problem)
     return table
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
 def _bytes(count: float) -> str:

@@ -9,13 +9,14 @@ value    mask            score
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.errors import GridError
+from mapper.errors import GridError, MapperError
 from mapper.grid import PixelBox, Windows
 from mapper.imagery import Valid
 from mapper.segmenter import Logits
@@ -76,8 +77,9 @@ def _ramp(windows: Windows, *, feather: bool) -> NDArray[np.float32]:
     """Weight along one axis of a window: rises over the overlap, flat, falls; never 0 if feathered."""
     place = np.arange(windows.size_px, dtype=np.float32) + np.float32(0.5)
     edge = np.minimum(place, np.float32(windows.size_px) - place)
-    if not feather:
-        return np.asarray(edge > windows.overlap_px / 2, np.float32)
+    if not feather:  # the middle of an odd overlap belongs to one of the two windows, and never to none
+        half = np.float32(windows.overlap_px / 2)
+        return np.asarray((place > half) & (place <= np.float32(windows.size_px) - half), np.float32)
     return np.asarray(np.minimum(edge / max(1, windows.overlap_px), 1), np.float32)
 
 
@@ -87,9 +89,16 @@ def needed_windows(windows: Iterable[PixelBox], core: PixelBox, needed: Valid) -
 
 
 def to_score(logits: Logits, *, valid: Valid, asked: Valid) -> Stored:
-    """Stored score of float32 logits ``(prompt, y, x)``; gaps where not valid, or not asked."""
-    probability = 1 / (1 + np.exp(-logits))
-    score = np.rint(probability * SCORE_ONE).astype(np.uint8)
+    """Stored score of float32 logits ``(prompt, y, x)``; gaps where not valid, or not asked.
+
+    Raises:
+        MapperError: the model answered with no number; stored, it would read as absent.
+    """
+    if (np.isnan(logits).any(axis=0) & valid & asked).any():
+        raise MapperError("what the model answered is not a number", fix="use precision fp32, or another model")
+    with np.errstate(over="ignore", invalid="ignore"):  # exp(100) is a score of 0; NaN is in gaps only
+        probability = 1 / (1 + np.exp(-logits))
+        score = np.rint(probability * SCORE_ONE).astype(np.uint8)
     score[:, ~valid] = UNOBSERVED
     score[:, ~asked] = UNMAPPED
     return score
@@ -100,5 +109,6 @@ def to_mask(score: Stored, thresholds: Sequence[float]) -> Stored:
 
     From the stored score and not from the logits, so that whoever thresholds the score again gets this mask.
     """
-    floor = np.array([round(threshold * SCORE_ONE) for threshold in thresholds], np.uint8)[:, None, None]
+    # Rounded up: a score just under the threshold is not there. Less the dust of 0.28 * 250 = 70.00000000000001.
+    floor = np.array([math.ceil(threshold * SCORE_ONE - 1e-6) for threshold in thresholds], np.uint8)[:, None, None]
     return np.where(score > SCORE_ONE, score, (score >= floor).astype(np.uint8))

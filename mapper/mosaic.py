@@ -27,7 +27,7 @@ from mapper.grid import Grid, Lattice, PixelBox, Tile
 from mapper.imagery import NO_SOURCE, Source
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED, Stored
 from mapper.prompts import Prompt
-from mapper.storage import is_local, open_store
+from mapper.storage import open_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,7 +103,11 @@ class Mosaic:
         The root's attributes are written last: a folder without them is half made and is made again.
         """
         try:
-            root = zarr.create_group(open_store(url, mode="w"), zarr_format=3, overwrite=False)
+            store = open_store(url, mode="w")
+            if _half_made(url):
+                root = zarr.open_group(store, mode="r+", use_consolidated=False)
+            else:
+                root = zarr.create_group(store, zarr_format=3, overwrite=False)
         except Exception as error:
             raise store_failure(error, url, "made") from error
         try:
@@ -194,7 +198,8 @@ class Mosaic:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
 
         Raises:
-            StoreError: a shard is missing, truncated or fails its checksum.
+            StoreError: a shard is truncated or fails its checksum. One that is missing or empty reads as unmapped:
+                shards that are gaps all over are never stored, so only the ledger's checksums tell.
         """
         rows, columns = tile.core.within(grid.box)
         try:
@@ -224,8 +229,9 @@ class Mosaic:
                 _array_of(group, name).resize((len(prompts), len(times), *grid.shape))
             _array_of(group, "source").resize((len(times), *grid.shape))
             for name, values in _axis_values(spec).items():
-                _array_of(group, name).resize(values.shape)
-                _array_of(group, name)[:] = values
+                axis = _array_of(group, name)  # asked for again it would have the size in the consolidated metadata
+                axis.resize(values.shape)
+                axis[:] = values
         root.attrs.put(_root_attributes(spec))
         _consolidate(root, spec.grids)
         self.__init__(self.url, zarr.open_group(self._root.store, mode="r+"))  # type: ignore[misc]  # opened anew
@@ -320,16 +326,16 @@ def _create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
     group = root.create_group(f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True)
     axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
-    flags = {
+    flags: dict[str, Any] = {
         "flag_values": [ABSENT, PRESENT, UNOBSERVED, UNMAPPED],
         "flag_meanings": "absent present unobserved unmapped",
         "long_name": "whether the prompt is here",
     }
-    meaning = {
+    meaning: dict[str, Any] = {
         "long_name": f"{SCORE_ONE} times the probability that the prompt is here",
         "comment": f"{UNOBSERVED} unobserved, {UNMAPPED} unmapped; not scaled, because decoding would make it float64",
     }
-    origin = {"long_name": "row in the run's item table of the scene seen here"}
+    origin: dict[str, Any] = {"long_name": "row in the run's item table of the scene seen here"}
     for name, shape, fill, dtype, extra in (
         ("mask", axes, UNMAPPED, "uint8", flags),
         ("score", axes, UNMAPPED, "uint8", meaning),
@@ -500,9 +506,10 @@ def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _half_made(url: str) -> bool:
-    """Whether the group there is what a killed ``create`` leaves: a Zarr group with no attributes at all."""
+    """Whether the group there is what a killed ``create`` leaves: no attributes, and in it only trees of a mosaic."""
     try:
         root = zarr.open_group(open_store(url, mode="r"), mode="r")
+        members = [member for _, member in root.members()]
     except Exception:  # whatever it is, it is not ours to remake
         return False
-    return is_local(url) and not dict(root.attrs)
+    return not dict(root.attrs) and all("spatial:registration" in member.attrs for member in members)

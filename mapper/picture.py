@@ -48,19 +48,20 @@ def segment(pixels: NDArray[Any], expressions: Sequence[str], *, model: str | Se
     bands = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     height, width = bands.shape[1:]
     size = net.window_px
+    windows = Windows(size_px=size, overlap_px=min(OVERLAP_PX, size // 2))
     short = (max(0, size - height), max(0, size - width))
     bands = np.pad(bands, ((0, 0), (0, short[0]), (0, short[1])), mode="symmetric")
     frame = PixelBox(0, 0, *bands.shape[1:])
-    blend = Blend(frame, Windows(size_px=size, overlap_px=OVERLAP_PX), len(expressions))
-    for top in _starts(frame.height, size):
-        for left in _starts(frame.width, size):
+    blend = Blend(frame, windows, len(expressions))
+    for top in _starts(frame.height, windows):
+        for left in _starts(frame.width, windows):
             window = PixelBox(top, left, top + size, left + size)
             blend.add(window, net.logits(bands[None, :, *window.within(frame)], text)[0])
     logits = blend.logits(np.ones(frame.shape, np.bool_))[:, :height, :width]
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def _starts(length: int, size: int) -> list[int]:
+def _starts(length: int, windows: Windows) -> list[int]:
     """Where windows begin so that they cover a side and none leaves it."""
-    stride = size - OVERLAP_PX
-    return [*range(0, length - size, stride), length - size]
+    last = length - windows.size_px
+    return [*range(0, last, windows.stride_px), last]

@@ -41,7 +41,7 @@ def overlay(pixels: Pixels, masks: Mapping[str, NDArray[np.uint8]], *, strength:
     seen = np.stack(list(masks.values())).min(axis=0) if masks else np.full(pixels.shape[1:], ABSENT, np.uint8)
     out[seen == UNOBSERVED] = _hatched(seen.shape)[seen == UNOBSERVED]
     out[seen == UNMAPPED] = _PAPER
-    return np.clip(out, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(out, 0, 255), np.uint8)
 
 
 def sheet(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
@@ -18,6 +19,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
@@ -98,7 +100,8 @@ class RasterReader:
                 return self._median(items, lattice, frame)
             canvas = FirstSeen(frame, bands=self._bands)
             for placed in items:
-                box = canvas.unseen(placed.extent.intersection(frame))
+                box = placed.extent.intersection(frame)
+                box = box if box.empty else canvas.unseen(box)
                 if not box.empty:
                     canvas.add(box, self._layer(placed, lattice, box))
             return canvas.view()
@@ -274,6 +277,8 @@ class _OpenFiles(threading.local):
 def _opened(asset: Asset) -> Any:
     """The file, opened by the first driver of the list that knows it; rasterio takes one driver a try."""
     path = gdal_path(asset.href)
+    # A file without a place of its own is no news here: its catalog may place it, and ``_Raster`` says so if not.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     for driver in DRIVERS[:-1]:
         try:
             return rasterio.open(path, driver=driver, sharing=False)

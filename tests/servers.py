@@ -113,9 +113,7 @@ def files_over_http(folder: Path) -> Iterator[FileServer]:
             path = folder / unquote(request.path).lstrip("/")
             if fault.status is not None:
                 self.answer(fault.status, fault.body or b"", headers=fault.headers)
-            elif fault.body is None and (
-                not path.is_file() or not path.resolve().is_relative_to(folder.resolve())
-            ):
+            elif fault.body is None and (not path.is_file() or not path.resolve().is_relative_to(folder.resolve())):
                 self.answer(404, b"")
             else:
                 content = path.read_bytes() if fault.body is None else fault.body
@@ -243,6 +241,7 @@ def stac_api(items: Sequence[Mapping[str, Any]], collections: Sequence[Mapping[s
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head and a body in two packets cost 40 ms an answer
     timeout = 30
 
     def log_message(self, format: str, *args: object) -> None:
@@ -323,3 +322,33 @@ def _wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.02)
     raise RuntimeError(f"rustac serve does not answer: {log.read_text()[-2000:]}")
+
+
+def main() -> None:
+    """Serve a folder until stdin closes, its URL on the first line: ``python -m tests.servers FOLDER``.
+
+    For readers that hold Python's lock while they wait for an answer (GDAL's JPEG driver, through rasterio): a server
+    in their own process could never give it.
+    """
+    with files_over_http(Path(sys.argv[1])) as files:
+        print(files.url, flush=True)
+        sys.stdin.read()
+
+
+@contextmanager
+def files_from_another_process(folder: Path) -> Iterator[str]:
+    """The URL under which another process serves a folder, with ranges."""
+    command = [sys.executable, "-m", "tests.servers", str(folder)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(timeout=10)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.pocket.labels import BIT, WATERS, Picture
+from benchmarks.pocket.labels import BIT, WATERS, Bits, Picture
 from benchmarks.pocket.thesaurus import CONCEPTS, NOT_DRAWN, NOWHERE, TEMPLATES, common_words
-from mapper.models.pocket import word_hash
+from mapper.models.pocket import WordNet, word_hash
+
+COMMON = Path(__file__).parent / "common_words.txt"
+"""The commonest words of the table, made by ``words.py``."""
 
 CHIP_PX = 256
 SENTENCES = 6
@@ -26,28 +28,25 @@ SENTENCES = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """One example; ``yes`` and ``known`` at half size, as the network answers."""
+    """One example. Truth is of every concept and at half size, as the network answers."""
 
     pixels: Tensor
     """uint8 ``(3, y, x)``."""
     sentences: tuple[str, ...]
+    meant: tuple[int, ...]
+    """What each sentence means: a number in ``CONCEPTS``, or their count for what is nowhere."""
     yes: Tensor
-    """float32 ``(sentence, y/2, x/2)``: share of the pixels that answer to the sentence."""
+    """float32 ``(concept + 1, y/2, x/2)``: share of the pixels where it is; the last is nowhere."""
     known: Tensor
-    """float32 ``(sentence, y/2, x/2)``: 1 where that is known."""
+    """float32 ``(concept + 1, y/2, x/2)``: 1 where that is known."""
 
 
-def absent_words(table: Path) -> list[str]:
+def absent_words(words: WordNet) -> list[str]:
     """Common words that mean nothing we label: below 0.45 in cosine with every word of the concepts."""
-    stored = load_file(table)
-    rows = F.normalize(stored["table"].float(), dim=1)
-    at = {int(key): row for row, key in enumerate(stored["keys"])}
+    rows = F.normalize(words.table.float(), dim=1)
+    at = {int(key): row for row, key in enumerate(words.keys)}
     of_concepts = torch.stack([rows[at[word_hash(w)]] for w in sorted(common_words()) if word_hash(w) in at])
-    ranked = [
-        word
-        for word in table.with_suffix(".txt").read_text().split("\n")[:15_000]
-        if word.isalpha() and len(word) > 2
-    ]
+    ranked = [word for word in COMMON.read_text().split() if word.isalpha() and len(word) > 2]
     nearest = (torch.stack([rows[at[word_hash(word)]] for word in ranked]) @ of_concepts.T).amax(1)
     return [word for word, near in zip(ranked, nearest.tolist(), strict=True) if near < 0.45]
 
@@ -66,15 +65,22 @@ def chip_of(picture: Picture, rng: random.Random, absent: Sequence[str], style: 
     if style is not None:
         x = _recoloured(x, torch.from_numpy(style.pixels.astype(np.float32) / 255.0), rng)
     sentences, wanted = _sentences(yes, known, rng, absent, synthetic=picture.synthetic)
-    here, sure = [], []
-    for concept in wanted:
-        bit = BIT[concept] if concept else np.uint16(0)
-        here.append((yes & bit) > 0)
-        sure.append((known & bit) > 0 if concept else np.ones(known.shape, bool))
-    # The share of each 2 × 2 pixels; known only where all four are.
-    yes_at_half = F.avg_pool2d(torch.from_numpy(np.stack(here)).float(), 2)
-    known_at_half = (F.avg_pool2d(torch.from_numpy(np.stack(sure)).float(), 2) > 0.99).float()
-    return Chip(pixels=_disturbed(x, rng), sentences=tuple(sentences), yes=yes_at_half, known=known_at_half)
+    order = list(CONCEPTS)
+    meant = tuple(order.index(concept) if concept else len(order) for concept in wanted)
+    return Chip(
+        pixels=_disturbed(x, rng),
+        sentences=tuple(sentences),
+        meant=meant,
+        # The share of each 2 × 2 pixels; known only where all four are.
+        yes=F.avg_pool2d(_spread(yes, nowhere=False), 2),
+        known=(F.avg_pool2d(_spread(known, nowhere=True), 2) > 0.99).float(),
+    )
+
+
+def _spread(truth: Bits, *, nowhere: bool) -> Tensor:
+    """Bits ``(y, x)`` to float32 ``(concept + 1, y, x)``, the last of them all ``nowhere``."""
+    layers = [(truth & BIT[concept]) > 0 for concept in CONCEPTS]
+    return torch.from_numpy(np.stack([*layers, np.full(truth.shape, nowhere)])).float()
 
 
 def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,9 +90,7 @@ def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray,
     top, left = rng.randint(0, height - side), rng.randint(0, width - side)
     cut = slice(top, top + side), slice(left, left + side)
     pixels = torch.from_numpy(picture.pixels[:, cut[0], cut[1]].astype(np.float32))[None]
-    pixels = F.interpolate(
-        pixels, (CHIP_PX, CHIP_PX), mode="bilinear", antialias=side > CHIP_PX, align_corners=False
-    )
+    pixels = F.interpolate(pixels, (CHIP_PX, CHIP_PX), mode="bilinear", antialias=side > CHIP_PX, align_corners=False)
     nearest = (np.arange(CHIP_PX) + 0.5) * side / CHIP_PX
     take = np.ix_(nearest.astype(int), nearest.astype(int))
     layers = [pixels[0].numpy(), picture.yes[cut][take], picture.known[cut][take]]
@@ -147,18 +151,18 @@ def _disturbed(x: Tensor, rng: random.Random) -> Tensor:
     """Another sensor, season and sky: gain, offset, contrast, saturation, gamma, haze, blur and noise."""
     noise = torch.Generator().manual_seed(rng.getrandbits(31))
     grey = x.mean(0, keepdim=True)
-    saturation = rng.choice((1.0, rng.uniform(0.2, 1.0), rng.uniform(1.0, 1.6)))
+    saturation = rng.choice((1.0, rng.uniform(0.4, 1.0), rng.uniform(1.0, 1.5)))
     x = grey + (x - grey) * saturation
-    gain = torch.tensor([math.exp(rng.gauss(0, 0.1)) for _ in range(3)])[:, None, None]
-    offset = torch.tensor([rng.gauss(0, 0.03) for _ in range(3)])[:, None, None]
-    contrast, brightness = math.exp(rng.uniform(-0.4, 0.35)), rng.uniform(-0.12, 0.12)
+    gain = torch.tensor([math.exp(rng.gauss(0, 0.06)) for _ in range(3)])[:, None, None]
+    offset = torch.tensor([rng.gauss(0, 0.02) for _ in range(3)])[:, None, None]
+    contrast, brightness = math.exp(rng.uniform(-0.3, 0.3)), rng.uniform(-0.1, 0.1)
     mean = x.mean()
     x = ((x - mean) * contrast + mean + brightness) * gain + offset
-    x = x.clamp(0, 1) ** math.exp(rng.uniform(-0.4, 0.4))
-    if rng.random() < 0.2:
-        haze = rng.uniform(0, 0.45)
+    x = x.clamp(0, 1) ** math.exp(rng.uniform(-0.3, 0.3))
+    if rng.random() < 0.15:
+        haze = rng.uniform(0, 0.4)
         x = x * (1 - haze) + haze * torch.tensor([0.66, 0.69, 0.74])[:, None, None] * rng.uniform(0.8, 1.2)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         size = rng.choice((96, 128, 160, 192))
         small = F.interpolate(x[None], (size, size), mode="bilinear", antialias=True)
         x = F.interpolate(small, (CHIP_PX, CHIP_PX), mode="bicubic")[0]

@@ -124,9 +124,7 @@ def denmark() -> list[Picture]:
         "dark": _stretched(values, 0.5, 99.8),
     }
     return [
-        Picture(
-            name=f"denmark/{how}", pixels=np.clip(rendered, 0, 255).astype(np.uint8), yes=yes, known=known
-        )
+        Picture(name=f"denmark/{how}", pixels=np.clip(rendered, 0, 255).astype(np.uint8), yes=yes, known=known)
         for how, rendered in renderings.items()
     ]
 
@@ -165,9 +163,7 @@ def river_series() -> list[Picture]:
         yes = np.where(water, bits(["water", "river"]), 0).astype(np.uint16)
         yes |= np.where(woods, bits(["vegetation", "woods"]), 0).astype(np.uint16)
         known = np.where(water | land, bits(["water", "river", "lake", "sea"]), 0).astype(np.uint16)
-        known &= np.where(water, ~bits(["lake", "sea"]), EVERYTHING).astype(
-            np.uint16
-        )  # an oxbow is a lake too
+        known &= np.where(water, ~bits(["lake", "sea"]), EVERYTHING).astype(np.uint16)  # an oxbow is a lake too
         known |= np.where(woods | not_woods, bits(["vegetation", "woods"]), 0).astype(np.uint16)
         known |= np.where(woods, bits(["building", "road", "land", "field"]), 0).astype(np.uint16)
         natural = np.stack([red, 0.75 * green + 0.25 * nir * 0.5, green * 0.8])
@@ -202,9 +198,7 @@ def naip_zones() -> list[Picture]:
             on = _burned([line.buffer(8)], shape, None)
             off = ~_burned([line.buffer(17)], shape, None)
             yes[on] |= bits(["road"])
-            known |= np.where(on | off, bits(["road"]), 0).astype(np.uint16) | bits(
-                ["building", "field", *WATERS]
-            )
+            known |= np.where(on | off, bits(["road"]), 0).astype(np.uint16) | bits(["building", "field", *WATERS])
             known[on] |= EVERYTHING
         elif path.stem.startswith("m_4208701"):
             known |= bits(["field", "woods", "vegetation", "grass", "land", *WATERS])
@@ -242,9 +236,7 @@ def uc_merced() -> list[Picture]:
         for path in sorted((DATA / "ucmerced" / word).glob("*.png")):
             pixels = _rgb(path)
             yes = np.full(pixels.shape[1:], bits(fills), np.uint16)
-            found.append(
-                Picture(name=f"ucmerced/{path.stem}", pixels=pixels, yes=yes, known=yes | bits(nowhere))
-            )
+            found.append(Picture(name=f"ucmerced/{path.stem}", pixels=pixels, yes=yes, known=yes | bits(nowhere)))
     return found
 
 

@@ -50,9 +50,7 @@ DATES = (
 
 def main() -> None:
     """Score the weights, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -210,9 +208,7 @@ def banepa_scores(model: Pocket, *, shrink: int) -> dict[str, object]:
     )
     shapes = [gpd.read_file(path) for path in sorted((DATA / "oam-banepa/train/osm").glob("*.geojson"))]
     footprints = [shape for frame in shapes for shape in frame.to_crs(3857).geometry if shape is not None]
-    truth = rasterize(
-        footprints, out_shape=seen.shape, transform=from_bounds(*bounds, seen.shape[1], seen.shape[0])
-    )
+    truth = rasterize(footprints, out_shape=seen.shape, transform=from_bounds(*bounds, seen.shape[1], seen.shape[0]))
     tally = Tally()
     small = _shrunk(pixels, shrink)
     for word in ("the buildings", "houses", "rooftops"):
@@ -266,9 +262,7 @@ def _shrunk(pixels: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     if by == 1:
         return pixels
     image = Image.fromarray(np.moveaxis(pixels, 0, -1))
-    return np.moveaxis(
-        np.array(image.resize((image.width // by, image.height // by), Image.Resampling.BOX)), -1, 0
-    )
+    return np.moveaxis(np.array(image.resize((image.width // by, image.height // by), Image.Resampling.BOX)), -1, 0)
 
 
 def _grown(score: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -277,9 +271,7 @@ def _grown(score: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.flo
 
 
 def _commit() -> str:
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return asked.stdout.strip()
 
 

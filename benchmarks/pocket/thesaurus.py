@@ -165,10 +165,7 @@ def every_phrase() -> list[str]:
 def common_words() -> frozenset[str]:
     """Words too near a concept, or too empty of meaning, to stand for an absent thing."""
     of_concepts = {
-        word
-        for group in (*CONCEPTS.values(), *HELD_BACK.values())
-        for phrase in group
-        for word in phrase.split()
+        word for group in (*CONCEPTS.values(), *HELD_BACK.values()) for phrase in group for word in phrase.split()
     }
     of_templates = {
         word for template in (*TEMPLATES, *HELD_BACK_TEMPLATES) for word in template.replace("{}", "").split()

@@ -59,9 +59,7 @@ def _town(number: int, rng: random.Random, grounds: list[Picture]) -> Picture:
         _roof(canvas, quad, rng, noise)
     yes[built], known[built] = BIT["building"], EVERYTHING
     pixels = np.moveaxis(np.clip(canvas, 0, 255).astype(np.uint8), -1, 0)
-    return Picture(
-        name=f"town/{number}", pixels=np.ascontiguousarray(pixels), yes=yes, known=known, synthetic=True
-    )
+    return Picture(name=f"town/{number}", pixels=np.ascontiguousarray(pixels), yes=yes, known=known, synthetic=True)
 
 
 def _ground(
@@ -71,9 +69,7 @@ def _ground(
     if rng.random() < 0.45:
         canvas = np.ones((SIDE_PX, SIDE_PX, 3), np.float32) * np.array(rng.choice(GROUND), np.float32)
         canvas += _cloudy(rng, 40) * 30 + _cloudy(rng, 5) * 18
-        known = np.full(
-            (SIDE_PX, SIDE_PX), EVERYTHING & ~bits(["land", "grass", "vegetation", "field"]), np.uint16
-        )
+        known = np.full((SIDE_PX, SIDE_PX), EVERYTHING & ~bits(["land", "grass", "vegetation", "field"]), np.uint16)
         return canvas, np.zeros_like(known), known
     picture = rng.choice(grounds)
     side = min(SIDE_PX, *picture.yes.shape)
@@ -94,16 +90,13 @@ def _streets(rng: random.Random, turn: float, block: float, street: float) -> ND
         for line in range(-int(SIDE_PX / block) - 1, int(SIDE_PX / block) + 2):
             if rng.random() < (0.85 if along else 0.5):
                 ends = [
-                    _turned((line * block, far) if along else (far, line * block), turn)
-                    for far in (-SIDE_PX, SIDE_PX)
+                    _turned((line * block, far) if along else (far, line * block), turn) for far in (-SIDE_PX, SIDE_PX)
                 ]
                 draw.line(ends, fill=1, width=max(2, round(street * rng.uniform(0.7, 1.3))))
     return np.array(picture)
 
 
-def _houses(
-    rng: random.Random, turn: float, block: float, street: float, house: float
-) -> list[NDArray[np.float64]]:
+def _houses(rng: random.Random, turn: float, block: float, street: float, house: float) -> list[NDArray[np.float64]]:
     """Corners of the houses: packed into the blocks with gaps by chance; some a little askew."""
     found = []
     density = rng.uniform(0.35, 1.0)
@@ -115,10 +108,8 @@ def _houses(
             if rng.random() > density:
                 continue
             base = [(k // per_side) * block + street / 2 + (k % per_side + 0.5) * slot for k in (i, j)]
-            centre = np.array(_turned((base[0], base[1]), turn)) + [
-                rng.gauss(0, 0.05 * house),
-                rng.gauss(0, 0.05 * house),
-            ]
+            astray = np.array([rng.gauss(0, 0.05 * house), rng.gauss(0, 0.05 * house)])
+            centre = np.array(_turned((base[0], base[1]), turn)) + astray
             if not (-house < centre[0] < SIDE_PX + house and -house < centre[1] < SIDE_PX + house):
                 continue
             a, b = slot * rng.uniform(0.25, 0.49), slot * rng.uniform(0.25, 0.49)
@@ -150,16 +141,10 @@ def _roof(
         over = (x - centre[0]) * -side[1] + (y - centre[1]) * side[0] > 0
         painted *= np.where(over, 1.12, 0.85)[..., None].astype(np.float32)
     elif rng.random() < 0.7:
-        inner = _mask(
-            [(quad - quad.mean(0)) * 0.86 + quad.mean(0) - (left, top)], (right - left, bottom - top)
-        )
+        inner = _mask([(quad - quad.mean(0)) * 0.86 + quad.mean(0) - (left, top)], (right - left, bottom - top))
         painted[~inner] *= rng.uniform(0.7, 1.25)
         for _ in range(rng.randrange(4)):  # tanks, stairs, panels
-            at = (
-                quad.mean(0)
-                - (left, top)
-                + [rng.gauss(0, 0.2) * (right - left), rng.gauss(0, 0.2) * (bottom - top)]
-            )
+            at = quad.mean(0) - (left, top) + [rng.gauss(0, 0.2) * (right - left), rng.gauss(0, 0.2) * (bottom - top)]
             size = 0.1 * np.array([right - left, bottom - top]) * rng.uniform(0.5, 1.6)
             (x0, y0), (x1, y1) = np.maximum(at - size, 0).astype(int), np.maximum(at + size, 0).astype(int)
             painted[y0:y1, x0:x1] = np.array(rng.choice(ROOFS), np.float32) * rng.uniform(0.4, 1.2)
@@ -188,8 +173,13 @@ def _trees(
 
 
 def _paint(
-    canvas: NDArray[np.float32], mask: NDArray[np.bool_], colour: NDArray[np.float64], noise: np.random.Generator, *, grain: float
-) -> None:  # fmt: skip
+    canvas: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    colour: NDArray[np.float64],
+    noise: np.random.Generator,
+    *,
+    grain: float,
+) -> None:
     canvas[mask] = colour + noise.normal(0, grain, (int(mask.sum()), 1))
 
 
@@ -215,7 +205,5 @@ def _cloudy(rng: random.Random, size: int) -> NDArray[np.float32]:
         SIDE_PX // size + 2,
         generator=torch.Generator().manual_seed(rng.getrandbits(31)),
     )
-    smooth = (
-        F.interpolate(seeds, (SIDE_PX, SIDE_PX), mode="bicubic", align_corners=False)[0, 0, :, :, None] - 0.5
-    )
+    smooth = F.interpolate(seeds, (SIDE_PX, SIDE_PX), mode="bicubic", align_corners=False)[0, 0, :, :, None] - 0.5
     return np.asarray(smooth.numpy(), np.float32)

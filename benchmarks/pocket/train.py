@@ -25,17 +25,18 @@ from torch.nn import functional as F
 
 from benchmarks.pocket.chips import SENTENCES, Chip, absent_words, chip_of
 from benchmarks.pocket.labels import Picture, training_pictures
+from benchmarks.pocket.thesaurus import CONCEPTS
 from benchmarks.pocket.town import towns
 from benchmarks.pocket.worlds import COUNT, worlds
-from mapper.models.pocket import Net, standardised, tokens
+from mapper.models.pocket import WEIGHTS, Net, standardised, tokens
 
-BATCH = 12
+BATCH = 8
 LEARNING_RATE = 2e-3
-EMA = 0.998
+EMA = 0.996
 SAVE_EVERY_S = 120.0
 SHARES = {
-    "world": 0.42, "town": 0.14, "dubai1": 0.06, "dubai2": 0.09, "dubai3": 0.09, "dubai5": 0.02,
-    "denmark": 0.04, "vegas": 0.03, "ucayali": 0.03, "naip": 0.04, "ucmerced": 0.04,
+    "world": 0.56, "town": 0.10, "dubai1": 0.06, "dubai2": 0.07, "dubai3": 0.07, "dubai5": 0.01,
+    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.02, "naip": 0.03, "ucmerced": 0.03,
 }  # fmt: skip
 """How often a chip is cut from each source; sources that are not there are left out."""
 
@@ -51,9 +52,9 @@ class Progress:
 class Chips:
     """Chips without end, of all sources by their shares."""
 
-    def __init__(self, pictures: list[Picture], table: Path, seed: int) -> None:
+    def __init__(self, pictures: list[Picture], absent: list[str], seed: int) -> None:
         self.rng = random.Random(seed)
-        self.absent = absent_words(table)
+        self.absent = absent
         self.groups: dict[str, list[Picture]] = {}
         for picture in pictures:
             self.groups.setdefault(picture.name.split("/")[0], []).append(picture)
@@ -65,39 +66,31 @@ class Chips:
         return [self._chip(self.rng.choice(self.groups[name])) for name in names]
 
     def _chip(self, picture: Picture) -> Chip:
-        styled = picture.synthetic and self.rng.random() < 0.35
+        styled = picture.synthetic and self.rng.random() < 0.2
         return chip_of(picture, self.rng, self.absent, self.rng.choice(self.real) if styled else None)
 
 
 def main() -> None:
     """Train for the minutes asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=40.0, help="in all, those before a resumption included"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=40.0, help="in all, those before a resumption included")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output")
     parser.add_argument("--start", type=Path, help="begin from these weights and not from nothing")
-    parser.add_argument(
-        "--words", type=Path, default=Path("/tmp/pocket/words.safetensors"), help="see words.py"
-    )
+    parser.add_argument("--words", type=Path, default=WEIGHTS, help="file with the table of words; see words.py")
     parser.add_argument("--worlds", type=int, default=COUNT, help="pictures of the synthetic world")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(asked.seed)
-    net, table = _net(asked.start, asked.words)
+    net = _net(asked.start, asked.words)
     pictures = (
         training_pictures()
         + worlds(asked.work / "worlds", seed=asked.seed, count=asked.worlds)
         + towns(seed=asked.seed)
     )
     print(f"{len(pictures)} pictures", flush=True)
-    train(net, Chips(pictures, table, asked.seed), asked.work, minutes=asked.minutes, peak=asked.peak)
+    train(net, Chips(pictures, absent_words(net.words), asked.seed), asked.work, minutes=asked.minutes, peak=asked.peak)
 
 
 def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) -> None:
@@ -105,12 +98,13 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
     net.train()
     ema = Net(vocabulary=len(net.words.keys))
     ema.load_state_dict(net.state_dict())
+    anchors = torch.nn.Parameter(_anchors(net))
     decayed = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]
+    others = [anchors, *(p for p in net.parameters() if p.ndim <= 1)]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=peak
     )
-    progress = _resumed(work, net, ema, optimizer, chips)
+    progress = _resumed(work, net, ema, anchors, optimizer, chips)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     losses: list[float] = []
     step = progress.step
@@ -119,7 +113,7 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
         rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = step_loss(net, chips.batch())
+        loss = step_loss(net, anchors, chips.batch())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -128,33 +122,50 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
         _follow(ema, net, min(EMA, (1 + step) / (10 + step)))
         losses.append(loss.item())
         if step % 50 == 0:
-            print(
-                f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True
-            )
+            print(f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True)
         if time.monotonic() - saved > SAVE_EVERY_S:
-            _save(work, net, ema, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+            _save(work, net, ema, anchors, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
             saved = time.monotonic()
-    _save(work, net, ema, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+    _save(work, net, ema, anchors, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
 
 
-def step_loss(net: Net, chips: list[Chip]) -> Tensor:
-    """Cross-entropy where known, plus the Dice loss where something is there."""
+def step_loss(net: Net, anchors: Tensor, chips: list[Chip]) -> Tensor:
+    """What the pixels' vectors, the sentences' vectors and the two together get wrong.
+
+    Every concept has an anchor, a vector that is trained to find it. The pixels learn from the anchors of all
+    concepts at once, the sentences to come near their concept's anchor, and both from each other.
+    """
     pixels = torch.stack([chip.pixels for chip in chips])
-    sentences = [tokens(sentence) for chip in chips for sentence in chip.sentences]
-    codes = net.words(sentences, keep_spelling=torch.rand(len(sentences)) < 0.7)
-    codes = codes.view(len(chips), SENTENCES, -1)
+    yes, known = torch.stack([chip.yes for chip in chips]), torch.stack([chip.known for chip in chips])
+    meant = torch.tensor([chip.meant for chip in chips])
+    words = [tokens(sentence) for chip in chips for sentence in chip.sentences]
+    codes = net.words(words, keep_spelling=torch.rand(len(words)) < 0.7).view(len(chips), SENTENCES, -1)
     with torch.autocast("cpu", torch.bfloat16):
         vectors = net.pixels(standardised(pixels))
-        evidence = torch.einsum("npc,ncyx->npyx", codes[..., :-1].bfloat16(), vectors)
-    logits = evidence.float() + codes[..., -1, None, None]
-    yes, known = torch.stack([chip.yes for chip in chips]), torch.stack([chip.known for chip in chips])
-    area = known.sum((2, 3))
-    entropy = F.binary_cross_entropy_with_logits(logits, yes, reduction="none")
+    every = torch.cat([anchors.expand(len(chips), -1, -1), codes], 1)  # (chip, concept + sentence, c)
+    with torch.autocast("cpu", torch.bfloat16):
+        evidence = torch.einsum("npc,ncyx->npyx", every[..., :-1], vectors)
+    logits = evidence.float() + every[..., -1, None, None]
+    concepts = len(anchors)
+    at = torch.arange(len(chips))[:, None]
+    by_anchor = mask_loss(logits[:, :concepts], yes[:, :concepts], known[:, :concepts])
+    by_words = mask_loss(logits[:, concepts:], yes[at, meant], known[at, meant])
+    named = meant < concepts
+    astray = F.mse_loss(codes[named], anchors.detach()[meant[named]])
+    return by_anchor + by_words + astray
+
+
+def mask_loss(logits: Tensor, yes: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy where known, the rarer side weighing more, plus the Dice loss where something is there."""
+    area, there = known.sum((2, 3)), (yes * known).sum((2, 3))
+    rarity = ((area - there) / (there + 1)).sqrt().clamp(1, 5)[..., None, None]
+    entropy = F.softplus(-logits) * yes * rarity + F.softplus(logits) * (1 - yes)
     entropy = (entropy * known).sum((2, 3)) / area.clamp(min=256)
     score = logits.sigmoid() * known
-    overlap = 2 * (score * yes).sum((2, 3)) / (score.sum((2, 3)) + (yes * known).sum((2, 3)) + 1)
-    there = ((yes * known).sum((2, 3)) > 8).float()
-    loss: Tensor = entropy.mean() + 0.5 * ((1 - overlap) * there).sum() / there.sum().clamp(min=1)
+    overlap = 2 * (score * yes).sum((2, 3)) / (score.sum((2, 3)) + there + 1)
+    seen = (there > 8).float()
+    asked = (area > 0).float()
+    loss: Tensor = entropy.sum() / asked.sum() + 0.5 * ((1 - overlap) * seen).sum() / seen.sum().clamp(min=1)
     return loss
 
 
@@ -172,20 +183,29 @@ def export(net: Net, target: Path, *, about: dict[str, object]) -> None:
     target.with_suffix(".json").write_text(json.dumps({"sha256": digest, **about}, indent=2) + "\n")
 
 
-def _net(start: Path | None, words: Path) -> tuple[Net, Path]:
-    """A network with the table of words in it, and the file that has the table."""
+def _net(start: Path | None, words: Path) -> Net:
+    """A new network with the table of words in it, or the one that ``start`` has."""
     stored = load_file(words)
-    net = Net(vocabulary=len(stored["keys"]))
+    net = Net(vocabulary=len(stored["words.keys"]))
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    net.words.keys.copy_(stored["keys"])
-    net.words.table.copy_(stored["table"])
+    net.words.keys.copy_(stored["words.keys"])
+    net.words.table.copy_(stored["words.table"])
     torch.nn.init.normal_(net.words.spelling.weight, std=0.3)
-    torch.nn.init.constant_(net.words.out[-1].bias, 0.0)
+    final, stem = net.words.out[-1], net.pixels.from_stem.norm
+    assert isinstance(final, torch.nn.Linear)
+    assert isinstance(stem, torch.nn.BatchNorm2d)
+    torch.nn.init.normal_(final.weight, std=0.15)
+    torch.nn.init.normal_(net.pixels.spread.weight, std=0.2)
+    torch.nn.init.constant_(stem.weight, 0.0)  # context first: the stem's colours are a trap
     if start is not None:
-        net.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in load_file(start).items()}
-        )
-    return net, words
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(start).items()})
+    return net
+
+
+def _anchors(net: Net) -> Tensor:
+    """Where the concepts' anchors begin: where the network's own words for them are."""
+    with torch.no_grad():
+        return torch.stack([net.words([tokens(p) for p in phrases]).mean(0) for phrases in CONCEPTS.values()])
 
 
 def _follow(ema: Net, net: Net, decay: float) -> None:
@@ -197,11 +217,12 @@ def _follow(ema: Net, net: Net, decay: float) -> None:
 
 
 def _save(
-    work: Path, net: Net, ema: Net, optimizer: torch.optim.Optimizer, chips: Chips, progress: Progress
-) -> None:
+    work: Path, net: Net, ema: Net, anchors: Tensor, optimizer: torch.optim.Optimizer, chips: Chips,
+    progress: Progress,
+) -> None:  # fmt: skip
     work.mkdir(parents=True, exist_ok=True)
     state = {
-        "net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+        "net": net.state_dict(), "ema": ema.state_dict(), "anchors": anchors.data, "optimizer": optimizer.state_dict(),
         "step": progress.step, "seconds": progress.seconds,
         "rng": chips.rng.getstate(), "torch": torch.get_rng_state(),
     }  # fmt: skip
@@ -214,13 +235,16 @@ def _save(
     export(ema, work / "pocket.safetensors", about=about)
 
 
-def _resumed(work: Path, net: Net, ema: Net, optimizer: torch.optim.Optimizer, chips: Chips) -> Progress:
+def _resumed(
+    work: Path, net: Net, ema: Net, anchors: Tensor, optimizer: torch.optim.Optimizer, chips: Chips
+) -> Progress:
     path = work / "checkpoint.pt"
     if not path.exists():
         return Progress()
     state = torch.load(path, weights_only=False)  # our own file, of this machine
     net.load_state_dict(state["net"])
     ema.load_state_dict(state["ema"])
+    anchors.data.copy_(state["anchors"])
     optimizer.load_state_dict(state["optimizer"])
     chips.rng.setstate(state["rng"])
     torch.set_rng_state(state["torch"])

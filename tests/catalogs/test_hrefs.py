@@ -99,9 +99,7 @@ def test_a_name_is_judged_by_its_addresses(monkeypatch: pytest.MonkeyPatch) -> N
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
 
-    monkeypatch.setattr(
-        socket, "getaddrinfo", looked_up
-    )  # the resolver is the network's: no test may need one
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)  # the resolver is the network's: no test may need one
     monkeypatch.setattr("urllib.request.getproxies", dict)
     assert check_href("https://good.test/a.tif", catalog="https://good.test/stac")
     with pytest.raises(AssetError, match="a public catalog names a local address"):
@@ -152,9 +150,7 @@ def test_what_passes_the_policy_passes_it_again_unchanged(text: str, start: str)
         except AssetError:
             continue
         assert check_href(once, catalog=catalog) == once
-        assert (
-            gdal_path(once).startswith(("/vsicurl/http", "/vsis3/", "/vsigs/", "/vsiaz/")) or catalog == LOCAL
-        )
+        assert gdal_path(once).startswith(("/vsicurl/http", "/vsis3/", "/vsigs/", "/vsiaz/")) or catalog == LOCAL
 
 
 @pytest.mark.parametrize(
@@ -204,8 +200,6 @@ def test_a_remote_document_cannot_point_at_a_local_file() -> None:
         resolve_href("file:///etc/passwd", base="https://h/item.json")
 
 
-def test_a_relative_catalog_path_makes_absolute_hrefs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_catalog_path_makes_absolute_hrefs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_href("a.tif", base="item.json") == str(tmp_path / "a.tif")

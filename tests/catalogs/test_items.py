@@ -200,9 +200,7 @@ class TestFootprints:
         assert footprint_of(doc).equals(box(10, 50, 11, 51))
 
     def test_a_bow_tie_is_mended(self) -> None:
-        doc = stac_item(
-            geometry={"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}
-        )
+        doc = stac_item(geometry={"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]})
         assert footprint_of(doc).is_valid
         assert footprint_of(doc).area == pytest.approx(2)
 
@@ -269,9 +267,7 @@ class TestSensors:
     def test_sentinel_2_keeps_one_brightness_across_january_2022(
         self, baseline: str, stated: dict[str, Any], properties: dict[str, Any], offset: float
     ) -> None:
-        doc = stac_item(
-            collection="sentinel-2-l2a", properties={"s2:processing_baseline": baseline, **properties}
-        )
+        doc = stac_item(collection="sentinel-2-l2a", properties={"s2:processing_baseline": baseline, **properties})
         asset = {"href": "https://example.com/b.tif", "eo:bands": [{"name": "B04"}], "raster:bands": [stated]}
         doc["assets"] = {"B04": asset, "SCL": asset, "visual": asset}
         assert item_from_stac(doc, bands=["B04"]).bands[0].offset == offset

@@ -24,9 +24,7 @@ NOON = datetime(2024, 6, 5, 12, tzinfo=UTC)
 def item(
     name: str = "a", when: datetime = NOON, *, cloud: float | None = None, over: BaseGeometry | None = None
 ) -> Item:
-    return Item(
-        id=name, collection="c", datetime=when, footprint=over or box(0, 0, 1, 1), bands=(), cloud_cover=cloud
-    )
+    return Item(id=name, collection="c", datetime=when, footprint=over or box(0, 0, 1, 1), bands=(), cloud_cover=cloud)
 
 
 moments = st.datetimes(datetime(1960, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))

@@ -106,13 +106,7 @@ def test_what_is_no_snapshot_is_an_error_that_says_what_to_do(content: bytes) ->
         thaw(content)
 
 
-values = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**40), 2**40)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=5)
-)
+values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
 json_values = st.recursive(
     values,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -121,9 +115,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.dictionaries(st.text("abc:", min_size=1, max_size=4), json_values, max_size=4), max_size=4)
-)
+@given(st.lists(st.dictionaries(st.text("abc:", min_size=1, max_size=4), json_values, max_size=4), max_size=4))
 def test_whatever_properties_items_have_they_come_back(all_properties: list[dict[str, Any]]) -> None:
     docs = [stac_item(f"i{n}", properties=properties) for n, properties in enumerate(all_properties)]
     assert thaw(freeze(docs)) == docs

@@ -85,10 +85,13 @@ def test_another_projection_shows_the_same_things_in_the_same_places(crs: str, s
     assert (found == here.truth[50:450, 50:450]).mean() > 0.97
 
 
-def test_a_finer_raster_agrees_with_a_coarser_at_shared_pixel_centres() -> None:
-    coarse = draw("EPSG:32632", 690_000, 6_146_600, 3, (60, 60))
-    fine = draw("EPSG:32632", 690_000, 6_146_600, 1, (180, 180))
-    assert (fine.truth[1::3, 1::3] == coarse.truth).all()
+@pytest.mark.parametrize(("coarse_m", "fine_m"), [(3.0, 1.0), (10.0, 2.0)])
+def test_a_finer_raster_agrees_with_a_coarser_at_shared_pixel_centres(coarse_m: float, fine_m: float) -> None:
+    times, size = round(coarse_m / fine_m), round(900 / coarse_m)
+    coarse = draw("EPSG:32632", 688_700, 6_146_200, coarse_m, (size, size))
+    fine = draw("EPSG:32632", 688_700, 6_146_200, fine_m, (size * times, size * times))
+    middle = times // 2
+    assert (fine.truth[middle::times, middle::times] == coarse.truth).all()
 
 
 def test_two_processes_draw_the_same_bits() -> None:

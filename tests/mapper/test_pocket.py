@@ -13,6 +13,7 @@ import pytest
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from PIL import Image
 
 from catalogs.synthetic import CLASSES, Scene, World
 from mapper.errors import ModelError
@@ -38,17 +39,18 @@ def model() -> Pocket:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    """A village, a lake and fields of the demo's world, which training never drew."""
-    return _scene(33, 500_000, 5_400_000, datetime.date(2020, 5, 10), side=1024)
+    """A village, a lake, woods and fields of the demo's world, which training never drew."""
+    return _scene(33, 500_000, 5_400_000, datetime.date(2020, 5, 10))
 
 
-def _scene(zone: int, left: int, top: int, date: datetime.date, *, side: int) -> Scene:
+def _scene(zone: int, left: int, top: int, date: datetime.date) -> Scene:
     transform = Affine(1, 0, left, 0, -1, top)
-    return World(7).draw(crs=f"EPSG:326{zone}", transform=transform, shape=(side, side), date=date)
+    return World(7).draw(crs=f"EPSG:326{zone}", transform=transform, shape=(768, 1024), date=date)
 
 
-def _said(model: Pocket, pixels: NDArray[np.uint8], expression: str) -> NDArray[np.bool_]:
-    return np.asarray(model.logits(pixels[None], model.encode_text([expression]))[0, 0] >= 0)
+def _said(model: Pocket, pixels: NDArray[np.uint8], *expressions: str) -> NDArray[np.bool_]:
+    """Where each expression is said to be: ``(prompt, y, x)``."""
+    return np.asarray(model.logits(pixels[None], model.encode_text(expressions))[0] >= 0)
 
 
 def _iou(answer: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -62,58 +64,49 @@ def _noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
 # ── what it can do ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_finds_the_classes_of_an_unseen_world_with_a_mean_iou_of_at_least_060(
-    model: Pocket, scene: Scene
-) -> None:
-    other = _scene(14, 480_000, 4_700_000, datetime.date(2021, 8, 1), side=1024)
-    pixels, truth = (
-        np.concatenate([scene.pixels, other.pixels], 1),
-        np.concatenate([scene.truth, other.truth]),
-    )
-    found = [_iou(_said(model, pixels, name), truth == CLASSES.index(name)) for name in CLASSES[1:]]
-    assert np.mean(found) >= 0.60, dict(zip(CLASSES[1:], found, strict=True))
+def test_finds_the_classes_of_an_unseen_world_with_a_mean_iou_of_at_least_060(model: Pocket, scene: Scene) -> None:
+    other = _scene(14, 480_000, 4_700_000, datetime.date(2021, 8, 1))
+    said = np.concatenate([_said(model, one.pixels, *CLASSES[1:]) for one in (scene, other)], axis=1)
+    truth = np.concatenate([scene.truth, other.truth])
+    found = {name: _iou(mask, truth == CLASSES.index(name)) for name, mask in zip(CLASSES[1:], said, strict=True)}
+    assert np.mean(list(found.values())) >= 0.60, found
 
 
 @pytest.mark.parametrize(
     ("known", "unseen", "truth"),
     [
-        ("buildings", "cottages", "building"),
-        ("buildings", "could you draw the houses for me", "building"),
-        ("roads", "tarmac road", "road"),
-        ("woods", "a dense forest", "woods"),
-        ("lake", "a small pond", "lake"),
-        ("fields", "crop land", "field"),
+        ("buildings", ["cottages", "bungalows", "could you draw the houses for me"], "building"),
+        ("roads", ["tarmac road", "which parts of this tile show roads"], "road"),
+        ("woods", ["conifers", "locate woodland please"], "woods"),
+        ("lake", ["a small pond", "the lake water"], "lake"),
+        ("fields", ["crop land", "agricultural plots"], "field"),
     ],
 )
-def test_a_synonym_it_never_heard_costs_little(
-    model: Pocket, scene: Scene, known: str, unseen: str, truth: str
+def test_words_it_was_never_taught_cost_little(
+    model: Pocket, scene: Scene, known: str, unseen: list[str], truth: str
 ) -> None:
     there = scene.truth == CLASSES.index(truth)
-    assert (
-        _iou(_said(model, scene.pixels, unseen), there) > _iou(_said(model, scene.pixels, known), there) - 0.1
-    )
+    taught, *untaught = (_iou(mask, there) for mask in _said(model, scene.pixels, known, *unseen))
+    assert min(untaught) > taught - 0.1, dict(zip(unseen, untaught, strict=True))
 
 
-@pytest.mark.parametrize(
-    "absent", ["an airplane", "an erupting volcano", "xqzv blorp", "whales", "the microscope"]
-)
-def test_what_is_not_there_is_not_found(model: Pocket, scene: Scene, absent: str) -> None:
-    assert _said(model, scene.pixels, absent).mean() < 0.01
+def test_what_is_not_there_is_not_found(model: Pocket, scene: Scene) -> None:
+    absent = ["an airplane", "an erupting volcano", "xqzv blorp", "whales", "the microscope", "philosophy"]
+    shares = _said(model, scene.pixels, *absent).mean((1, 2))
+    assert (shares < 0.01).all(), dict(zip(absent, shares, strict=True))
 
 
-def test_on_a_part_of_dubai_it_never_saw_it_beats_chance_clearly(model: Pocket) -> None:
+def test_on_a_part_of_dubai_it_never_saw_it_is_better_than_saying_yes_everywhere(model: Pocket) -> None:
     if not DUBAI.exists():
         pytest.skip("the labelled pictures of shared/data are not on this machine")
-    image = pytest.importorskip("PIL.Image")
-    pixels = np.array(image.open(DUBAI / "images/image_part_001.jpg").convert("RGB"))[:1472, :2144]
-    colours = np.array(image.open(DUBAI / "masks/image_part_001.png").convert("RGB"))[:1472, :2144]
-    for words, colour in (
-        ("the buildings", (60, 16, 152)),
-        ("vegetation", (254, 221, 58)),
-        ("bare land", (132, 41, 246)),
-    ):
+    part = np.s_[:1024, 300:1324]
+    pixels = np.array(Image.open(DUBAI / "images/image_part_001.jpg").convert("RGB"))[part]
+    colours = np.array(Image.open(DUBAI / "masks/image_part_001.png").convert("RGB"))[part]
+    asked = {"the buildings": (60, 16, 152), "vegetation": (254, 221, 58), "bare land": (132, 41, 246)}
+    said = _said(model, np.moveaxis(pixels, -1, 0), *asked)
+    for (words, colour), mask in zip(asked.items(), said, strict=True):
         truth = (colours == colour).all(-1)
-        assert _iou(_said(model, np.moveaxis(pixels, -1, 0), words), truth) > truth.mean() + 0.08, words
+        assert _iou(mask, truth) > truth.mean() + 0.08, words
 
 
 # ── one answer ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,9 +122,7 @@ def test_a_window_has_the_same_logits_to_the_bit_in_any_batch(model: Pocket) -> 
 def test_a_sentence_has_the_same_logits_to_the_bit_in_any_company(model: Pocket) -> None:
     windows = _noise(1, 128, 128)
     alone = model.logits(windows, model.encode_text(["the houses"]))
-    among = model.logits(
-        windows, model.encode_text(["a very long sentence about all of the water", "the houses", "x"])
-    )
+    among = model.logits(windows, model.encode_text(["a very long sentence about all of the water", "the houses", "x"]))
     assert among[:, 1:2].tobytes() == alone.tobytes()
 
 

@@ -1,0 +1,172 @@
+"""The pools there are, on real tiles: in this process, and on a real Ray with logical GPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cluster import Outcome, Pool, outcomes
+from cluster.local import LocalPool
+from cluster.ray_pool import RayPool
+from cluster.retries import RetryPolicy
+from mapper.errors import AssetError, MapperError, ModelError, ResourceError, WorkerLostError
+from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask
+from tests.cluster import tiles
+from tests.cluster.tiles import BAD_TILE, World, world
+
+QUICK = RetryPolicy(first_wait_s=0.05, longest_wait_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pools")
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> NDArray[np.uint8]:
+    """The scores of a world mapped with no pool at all."""
+    mapped = world(folder)
+    mapper = TileMapper.load(mapped.setup)
+    for task in mapped.tasks:
+        mapper.map_tile(task)
+    return mapped.scores()
+
+
+@pytest.fixture
+def fresh(folder: Path) -> World:
+    return world(folder)
+
+
+@contextmanager
+def closing(pool: Pool) -> Iterator[Pool]:
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def ended(pool: Pool, tasks: tuple[TileTask, ...]) -> dict[int, Outcome]:
+    found = list(outcomes(pool, tasks, policy=QUICK))
+    assert len({outcome.task.id for outcome in found}) == len(found)
+    return {outcome.task.id: outcome for outcome in found}
+
+
+# In this process -----------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_in_this_process_maps_what_no_pool_maps(fresh: World, expected: NDArray[np.uint8]) -> None:
+    with closing(LocalPool(fresh.setup)) as pool:
+        found = ended(pool, fresh.tasks)
+    assert all(outcome.error is None for outcome in found.values())
+    assert (fresh.scores() == expected).all()
+
+
+def test_a_worker_says_what_it_is_and_where(fresh: World) -> None:
+    with closing(LocalPool(fresh.setup)) as pool:
+        (facts,) = pool.facts()
+    assert (facts.device, facts.fingerprint, facts.pid) == ("cpu", "colour/1", os.getpid())
+
+
+def test_a_tile_with_a_bad_file_is_given_up_and_the_others_finish(fresh: World) -> None:
+    tasks = (*fresh.tasks[:3], tiles.with_missing_file(fresh.tasks[3]), *fresh.tasks[4:])
+    with closing(LocalPool(fresh.setup)) as pool:
+        found = ended(pool, tasks)
+    assert {number for number, outcome in found.items() if outcome.error} == {3}
+    assert isinstance(found[3].error, AssetError)
+    assert found[3].error.where == {"item": "gone", "asset": "/no/such/file.tif", "tile": "0/r0c3/t0"}
+
+
+def test_a_defect_is_one_tiles_and_says_where_it_is(fresh: World) -> None:
+    with closing(LocalPool(fresh.setup, tiles.load_defective)) as pool:
+        found = ended(pool, fresh.tasks)
+    error = found[BAD_TILE].error
+    assert type(error) is MapperError
+    assert "ZeroDivisionError: nobody thought of this" in error.what
+    assert str(error.where["at"]).startswith("tiles.py:")
+    assert sum(outcome.result is not None for outcome in found.values()) == 11
+
+
+def test_a_model_that_cannot_be_loaded_is_told_at_once(fresh: World) -> None:
+    setup = replace(fresh.setup, model=ModelChoice(name="color"))
+    with pytest.raises(ModelError, match="no model named 'color'"):
+        LocalPool(setup)
+
+
+# On Ray --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ray_pool(
+    setup: Setup, *, workers: int | None = 2, load: Callable[[Setup], TileMapper] = TileMapper.load
+) -> Iterator[RayPool]:
+    pool = RayPool(setup, workers=workers, load=load)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def test_two_gpus_map_what_one_process_maps(ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]) -> None:
+    with ray_pool(fresh.setup) as pool:
+        processes = {facts.pid for facts in pool.facts()}
+        found = ended(pool, fresh.tasks)
+    assert len(processes) == 2
+    assert {outcome.worker for outcome in found.values()} == {"gpu-0", "gpu-1"}
+    assert (fresh.scores() == expected).all()
+
+
+def test_an_error_on_a_gpu_comes_back_as_it_is(ray_cluster: Any, fresh: World) -> None:
+    with ray_pool(fresh.setup, workers=1) as pool:
+        found = ended(pool, (tiles.with_missing_file(fresh.tasks[0]), fresh.tasks[1]))
+    assert isinstance(found[0].error, AssetError)
+    assert found[0].error.where["item"] == "gone"
+    assert found[1].error is None
+
+
+def test_what_a_killed_process_had_in_hand_is_redone(
+    ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]
+) -> None:
+    with ray_pool(fresh.setup, load=tiles.load_slow) as pool:
+        victim = pool.facts()[0]
+        found: dict[int, Outcome] = {}
+        for outcome in outcomes(pool, fresh.tasks, policy=QUICK):
+            if not found:
+                os.kill(victim.pid, signal.SIGKILL)
+            assert outcome.task.id not in found
+            found[outcome.task.id] = outcome
+        after = {facts.name: facts.pid for facts in pool.facts()}
+    assert all(outcome.error is None for outcome in found.values())
+    assert any(outcome.attempts == 2 for outcome in found.values())
+    assert after[victim.name] != victim.pid
+    assert (fresh.scores() == expected).all()
+
+
+def test_a_tile_that_kills_every_worker_is_given_up_and_the_others_finish(ray_cluster: Any, fresh: World) -> None:
+    with ray_pool(fresh.setup, load=tiles.load_deadly) as pool:
+        found = ended(pool, fresh.tasks)
+    assert {number for number, outcome in found.items() if outcome.error} == {BAD_TILE}
+    assert isinstance(found[BAD_TILE].error, WorkerLostError)
+    assert found[BAD_TILE].error.where["tile"] == fresh.tasks[BAD_TILE].name
+    assert found[BAD_TILE].attempts == 2
+
+
+def test_more_gpus_than_there_are_is_told_with_how_many_there_are(ray_cluster: Any, fresh: World) -> None:
+    with pytest.raises(ResourceError, match="5 GPU workers were asked of a cluster with 3 GPUs") as caught:
+        RayPool(fresh.setup, workers=5)
+    assert caught.value.fix == "pass --gpus 3"
+    assert ray_cluster.is_initialized()
+
+
+def test_a_model_that_cannot_be_loaded_on_a_gpu_comes_back_as_itself(ray_cluster: Any, fresh: World) -> None:
+    with pytest.raises(ModelError) as caught:
+        RayPool(fresh.setup, workers=1, load=tiles.load_nothing)
+    assert (caught.value.fix, caught.value.where) == ("get the right file", {"weights": "w.safetensors"})

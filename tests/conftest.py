@@ -1,0 +1,59 @@
+"""What all tests share: a home of their own, the plug-in model on every path, a local Ray, the real data."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = ROOT / "tests" / "plugins"
+DATA = ROOT.parent / "shared" / "data"
+
+# Before anything imports ray: its workers and our subprocesses inherit the environment of this moment. Ray writes
+# a token to ~/.ray, and the registry of runs is the user's own: tests keep out of both.
+_HOME = tempfile.mkdtemp(prefix="resmap-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ |= {
+    "HOME": _HOME,
+    "RESMAP_REGISTRY": f"sqlite:///{_HOME}/registry.sqlite",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # today's behaviour without Ray's warning that it will change
+}
+for path in (PLUGINS, ROOT):
+    if str(path) not in sys.path:
+        sys.path.insert(0, str(path))
+
+# No deadline: the machine is shared, and a slow example is no wrong one. Nothing random between two runs of CI.
+settings.register_profile(
+    "resmap", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("resmap")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real rasters, labels and catalogs; the test is skipped where it is not."""
+    if not DATA.is_dir():
+        pytest.skip("the real data lie beside the repository, in ../shared/data, and are not here")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray of this machine with three logical GPUs. Pools use a Ray that is already there."""
+    import ray
+
+    ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
