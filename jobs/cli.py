@@ -139,9 +139,9 @@ def try_picture(
 @app.command()
 def plan(job: JobFile, as_json: AsJson = False) -> None:
     """Search, freeze and tile, and say what it will cost. Writes no pixel."""
+    from jobs.estimate import estimate
     from jobs.job import Job
     from jobs.pilot import seconds_per_window
-    from jobs.plan import estimate
     from jobs.prepare import prepare
     from mapper import models
 
@@ -202,8 +202,8 @@ def run(
 
 
 def _check_budget(job: Any) -> None:
+    from jobs.estimate import estimate
     from jobs.pilot import seconds_per_window
-    from jobs.plan import estimate
     from jobs.prepare import prepare
     from jobs.run import refuse_over_budget
     from mapper import models

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from mapper.errors import BusyError
-from mapper.storage import Folder
+from mapper.storage import Folder, is_local
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 """A lease this old belongs to a driver that is gone or cannot reach the store."""
+
+SETTLE_S = 1.0
+"""In a bucket, where nothing can be locked: how long a new lease must have stood before it counts. Of two drivers
+that began in the same moment, the first to write then finds the other's."""
+
+_PROCESS = uuid.uuid4().hex
+"""Tells this process from an earlier one of the same id: in a container the driver is process 1 every time."""
 
 
 class Lease:
@@ -28,21 +39,23 @@ class Lease:
     def __init__(self, mosaic: str, run: str) -> None:
         self._folder = Folder(mosaic.rstrip("/")).child(".resmap")
         self._mosaic = mosaic
-        self._holder = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+        self._holder = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "process": _PROCESS,
+                        "id": uuid.uuid4().hex}  # fmt: skip
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        holder = self._read()
-        if holder is not None and not self._gone(holder):
-            raise BusyError(
-                f"run {holder.get('run')} is writing this mosaic now",
-                fix="wait for it; `resmap status` shows it",
-                mosaic=self._mosaic,
-                host=holder.get("host"),
-                pid=holder.get("pid"),
-            )
-        self._write()
+        with self._alone():
+            holder = self._read()
+            if holder is not None and not self._gone(holder):
+                raise BusyError(
+                    f"run {holder.get('run')} is writing this mosaic now",
+                    fix="wait for it; `resmap status` shows it",
+                    mosaic=self._mosaic,
+                    host=holder.get("host"),
+                    pid=holder.get("pid"),
+                )
+            self._write()
         now = self._read()
         if now is None or now.get("id") != self._holder["id"]:  # another took it in the same moment
             raise BusyError(
@@ -60,9 +73,25 @@ class Lease:
         if holder is not None and holder.get("id") == self._holder["id"]:
             self._folder.remove("lease.json")
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between reading the last lease and writing a new one, nobody else does the same."""
+        if not is_local(self._mosaic):
+            yield
+            time.sleep(SETTLE_S)
+            return
+        lock = Path(self._folder.url.removeprefix("file://"), ".lease.lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            self._write()
+            with contextlib.suppress(OSError):  # a store that is away for a moment is no reason to stop beating
+                holder = self._read()
+                if holder is None or holder.get("id") == self._holder["id"]:
+                    self._write()
 
     def _write(self) -> None:
         self._folder.write("lease.json", json.dumps({**self._holder, "at": time.time()}).encode())
@@ -75,9 +104,13 @@ class Lease:
         return holder
 
     def _gone(self, holder: dict[str, object]) -> bool:
-        if holder.get("host") == self._holder["host"] and isinstance(holder.get("pid"), int):
-            return holder["pid"] == os.getpid() or not _alive(int(str(holder["pid"])))
-        return time.time() - float(str(holder.get("at", 0))) > STALE_AFTER_S
+        if time.time() - float(str(holder.get("at", 0))) > STALE_AFTER_S:
+            return True
+        if holder.get("host") != self._holder["host"] or not isinstance(holder.get("pid"), int):
+            return False
+        if holder["pid"] == os.getpid():
+            return holder.get("process") != _PROCESS
+        return not _alive(int(str(holder["pid"])))
 
 
 def _alive(pid: int) -> bool:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from jobs.plan import Range
+from jobs.estimate import Range
 from jobs.spec import JobSpec
 from mapper import models
 

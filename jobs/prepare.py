@@ -19,14 +19,16 @@ from catalogs.items import item_from_stac
 from catalogs.search import Query, StacItem, search
 from catalogs.snapshot import freeze, thaw
 from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
+from jobs.grids import lay_grids, native_lattice
 from jobs.job import Job
 from jobs.ledger import FINISHED, RunFolder, run_names
-from jobs.plan import Plan, lay_grids, lay_plan, native_lattice
+from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
 from mapper.errors import MosaicError
 from mapper.imagery import Band, Item
-from mapper.mosaic import Mosaic, MosaicSpec
+from mapper.layout import MosaicSpec
+from mapper.mosaic import Mosaic
 from mapper.read import place_of
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")

@@ -11,7 +11,8 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from catalogs.select import items_order
-from jobs.plan import Plan, pixel_km2, placed
+from jobs.grids import pixel_km2, placed
+from jobs.plan import Plan
 from jobs.prepare import Prepared
 from mapper.grid import Lattice, PixelBox
 from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED

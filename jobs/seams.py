@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.plan import placed
+from jobs.grids import placed
 from jobs.prepare import Prepared
 from jobs.run import setup_for
 from mapper import models

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from jobs.plan import Estimate, Range
+from jobs.estimate import Estimate, Range
 from jobs.prepare import Prepared
 from jobs.registry import RunRow
 from jobs.run import Summary

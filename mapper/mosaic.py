@@ -9,58 +9,26 @@ once, by one writer: two processes inside one shard lose each other's chunks wit
 
 from __future__ import annotations
 
-import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from pyproj import CRS
-from zarr.codecs import ZstdCodec
-from zarr.errors import GroupNotFoundError, ZarrUserWarning
+from zarr.errors import GroupNotFoundError
 
 from mapper.errors import CredentialsError, MosaicError, StoreError
-from mapper.grid import Grid, Lattice, PixelBox, Tile
-from mapper.imagery import NO_SOURCE, Source
-from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED, Stored
+from mapper.grid import Grid, Tile
+from mapper.imagery import Source
+from mapper.layout import LAYOUT, MosaicSpec, axis_values, consolidate, create_tree, grid_from, root_attributes
+from mapper.masks import SCORE_ONE, UNOBSERVED, Stored
 from mapper.prompts import Prompt
 from mapper.storage import open_store
 
 if TYPE_CHECKING:
     import xarray as xr
-
-LAYOUT = 1
-"""Version of the layout; a reader refuses a later one."""
-
-_CONVENTIONS = [
-    {
-        "name": name,
-        "uuid": uuid,
-        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
-        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
-    }
-    for name, uuid in (
-        ("multiscales", "d35379db-88df-4056-af3a-620245f8e347"),
-        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f"),
-        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4"),
-    )
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MosaicSpec:
-    """What a mosaic is, before a pixel of it exists."""
-
-    grids: tuple[Grid, ...]
-    prompts: tuple[Prompt, ...]
-    times: tuple[datetime, ...]
-    """Beginning of each time step, aware, in order."""
-
-    made_by: Mapping[str, object]
-    """What else its values depend on (model, weights, windows, imagery): JSON. A job with another cannot add to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +80,9 @@ class Mosaic:
             raise store_failure(error, url, "made") from error
         try:
             for grid in spec.grids:
-                _create_tree(root, grid, spec)
-            root.attrs.put(_root_attributes(spec))
-            _consolidate(root, spec.grids)
+                create_tree(root, grid, spec)
+            root.attrs.put(root_attributes(spec))
+            consolidate(root, spec.grids)
         except Exception as error:
             raise store_failure(error, url, "made") from error
         return cls.open(url)
@@ -167,7 +135,7 @@ class Mosaic:
     @property
     def grids(self) -> tuple[Grid, ...]:
         """Its grids, in order."""
-        return tuple(_grid_from(fields) for fields in self._facts["grids"])
+        return tuple(grid_from(fields) for fields in self._facts["grids"])
 
     def add_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Make room for more prompts at the end of the axis. Nothing written is touched."""
@@ -228,12 +196,12 @@ class Mosaic:
             for name in ("mask", "score"):
                 _array_of(group, name).resize((len(prompts), len(times), *grid.shape))
             _array_of(group, "source").resize((len(times), *grid.shape))
-            for name, values in _axis_values(spec).items():
+            for name, values in axis_values(spec).items():
                 axis = _array_of(group, name)  # asked for again it would have the size in the consolidated metadata
                 axis.resize(values.shape)
                 axis[:] = values
-        root.attrs.put(_root_attributes(spec))
-        _consolidate(root, spec.grids)
+        root.attrs.put(root_attributes(spec))
+        consolidate(root, spec.grids)
         self.__init__(self.url, zarr.open_group(self._root.store, mode="r+"))  # type: ignore[misc]  # opened anew
 
 
@@ -318,185 +286,6 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Exce
         mosaic=url,
         **where,
     )
-
-
-def _create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
-    if grid.name:
-        root.create_group(grid.name, attributes=_pyramid_attributes(grid), overwrite=True)
-    group = root.create_group(f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True)
-    axes = (len(spec.prompts), len(spec.times))
-    chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
-    flags: dict[str, Any] = {
-        "flag_values": [ABSENT, PRESENT, UNOBSERVED, UNMAPPED],
-        "flag_meanings": "absent present unobserved unmapped",
-        "long_name": "whether the prompt is here",
-    }
-    meaning: dict[str, Any] = {
-        "long_name": f"{SCORE_ONE} times the probability that the prompt is here",
-        "comment": f"{UNOBSERVED} unobserved, {UNMAPPED} unmapped; not scaled, because decoding would make it float64",
-    }
-    origin: dict[str, Any] = {"long_name": "row in the run's item table of the scene seen here"}
-    for name, shape, fill, dtype, extra in (
-        ("mask", axes, UNMAPPED, "uint8", flags),
-        ("score", axes, UNMAPPED, "uint8", meaning),
-        ("source", axes[1:], int(NO_SOURCE), "uint32", origin),
-    ):
-        ones = (1,) * len(shape)
-        group.create_array(
-            name,
-            shape=(*shape, *grid.shape),
-            chunks=(*ones, *chunk),
-            shards=(*ones, *shard),
-            dtype=dtype,
-            fill_value=fill,
-            # Without a checksum a flipped byte decodes to wrong pixels half of the time, without an error.
-            compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=("prompt", "time", "y", "x")[-2 - len(shape) :],
-            attributes={
-                **_place_attributes(grid),
-                "grid_mapping": "spatial_ref",
-                "coordinates": "spatial_ref",
-                **extra,
-            },
-            overwrite=True,
-        )
-    _create_coordinates(group, grid, spec)
-
-
-def _create_coordinates(group: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
-    crs = CRS.from_user_input(grid.lattice.crs)
-    transform = grid.lattice.transform(grid.box)
-    cf = {entry["axis"].lower(): dict(entry) for entry in crs.cs_to_cf() if entry.get("axis") in ("X", "Y")}
-    rows, columns = grid.shape
-    axes = {
-        "x": transform.c + (np.arange(columns) + 0.5) * transform.a,
-        "y": transform.f + (np.arange(rows) + 0.5) * transform.e,
-    }
-    for name, centres in axes.items():
-        _put(group, name, centres, (name,), cf.get(name, {}))
-    spatial_ref = {
-        **crs.to_cf(),
-        "spatial_ref": crs.to_wkt(),
-        "GeoTransform": " ".join(f"{value:.17g}" for value in transform.to_gdal()),
-    }
-    _put(group, "spatial_ref", np.array(0, np.int32), (), spatial_ref)
-    attributes = {
-        "prompt": {"long_name": "name of the prompt; its sentence is in the root's resmap attribute"},
-        "time": {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time",
-                 "long_name": "beginning of the time step"},
-    }  # fmt: skip
-    for name, values in _axis_values(spec).items():
-        _put(group, name, values, (name,), attributes[name])
-
-
-def _axis_values(spec: MosaicSpec) -> dict[str, np.ndarray[Any, Any]]:
-    return {
-        "prompt": np.array([prompt.name for prompt in spec.prompts], dtype=object),
-        "time": np.array([round(time.timestamp()) for time in spec.times], np.int64),
-    }
-
-
-def _put(
-    group: zarr.Group,
-    name: str,
-    values: np.ndarray[Any, Any],
-    dimensions: tuple[str, ...],
-    attributes: Mapping[str, Any],
-) -> None:
-    dtype: Any = "string" if values.dtype == object else values.dtype
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=values.shape,
-        dtype=dtype,
-        compressors=ZstdCodec(level=1, checksum=True),
-        dimension_names=dimensions,
-        attributes=dict(attributes),
-        overwrite=True,
-    )
-    array[...] = values
-
-
-def _place_attributes(grid: Grid) -> dict[str, Any]:
-    """Where an array of this grid lies, in the Zarr conventions; readers look on the array and on its group."""
-    crs = CRS.from_user_input(grid.lattice.crs)
-    authority = crs.to_authority()
-    left, bottom, right, top = grid.lattice.bounds(grid.box)
-    return {
-        "zarr_conventions": [entry for entry in _CONVENTIONS if entry["name"] != "multiscales"],
-        **({"proj:code": ":".join(authority)} if authority else {}),
-        "proj:wkt2": crs.to_wkt(),
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform_type": "affine",
-        "spatial:transform": list(grid.lattice.transform(grid.box))[:6],
-        "spatial:shape": list(grid.shape),
-        "spatial:bbox": [left, bottom, right, top],
-        "spatial:registration": "pixel",
-    }
-
-
-def _pyramid_attributes(grid: Grid) -> dict[str, Any]:
-    place = _place_attributes(grid)
-    level = {"asset": "0", **{key: place[key] for key in ("spatial:shape", "spatial:transform")}}
-    return {
-        **place,
-        "zarr_conventions": _CONVENTIONS,
-        "multiscales": {"layout": [level], "resampling_method": "mode"},
-    }
-
-
-def _root_attributes(spec: MosaicSpec) -> dict[str, Any]:
-    single = len(spec.grids) == 1 and not spec.grids[0].name
-    return {
-        **(_pyramid_attributes(spec.grids[0]) if single else {}),
-        "Conventions": "CF-1.11",
-        "title": "; ".join(prompt.expression for prompt in spec.prompts),
-        "resmap": {
-            "layout": LAYOUT,
-            "grids": [_grid_fields(grid) for grid in spec.grids],
-            "prompts": [
-                {"name": prompt.name, "expression": prompt.expression, "threshold": prompt.threshold}
-                for prompt in spec.prompts
-            ],
-            "times": [time.astimezone(UTC).isoformat() for time in spec.times],
-            "made_by": dict(spec.made_by),
-        },
-    }
-
-
-def _grid_fields(grid: Grid) -> dict[str, Any]:
-    lattice, box = grid.lattice, grid.box
-    return {
-        "name": grid.name,
-        "crs": lattice.crs,
-        "res": [lattice.res_x, lattice.res_y],
-        "phase": [lattice.phase_x, lattice.phase_y],
-        "box": [box.top, box.left, box.bottom, box.right],
-        "shard_px": grid.shard_px,
-        "chunk_px": grid.chunk_px,
-    }
-
-
-def _grid_from(fields: Mapping[str, Any]) -> Grid:
-    (res_x, res_y), (phase_x, phase_y) = fields["res"], fields["phase"]
-    lattice = Lattice(crs=fields["crs"], res_x=res_x, res_y=res_y, phase_x=phase_x, phase_y=phase_y)
-    return Grid(
-        lattice=lattice,
-        box=PixelBox(*fields["box"]),
-        shard_px=fields["shard_px"],
-        chunk_px=fields["chunk_px"],
-        name=fields["name"],
-    )
-
-
-def _consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
-    """One document for all metadata, in the root and in each tree: written at creation and growth only."""
-    with warnings.catch_warnings():
-        # zarr warns that v3 has no consolidated metadata in its core, and that .resmap is no Zarr node. Both are known.
-        warnings.simplefilter("ignore", category=ZarrUserWarning)
-        for grid in grids:
-            zarr.consolidate_metadata(root.store, path=f"{grid.name}/0".lstrip("/"))
-        zarr.consolidate_metadata(root.store)
 
 
 def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -54,6 +55,6 @@ def ray_cluster() -> Iterator[Any]:
     """A Ray of this machine with three logical GPUs. Pools use a Ray that is already there."""
     import ray
 
-    ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()

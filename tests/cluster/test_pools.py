@@ -154,8 +154,9 @@ def test_a_tile_that_kills_every_worker_is_given_up_and_the_others_finish(ray_cl
     with ray_pool(fresh.setup, load=tiles.load_deadly) as pool:
         found = ended(pool, fresh.tasks)
     assert {number for number, outcome in found.items() if outcome.error} == {BAD_TILE}
-    assert isinstance(found[BAD_TILE].error, WorkerLostError)
-    assert found[BAD_TILE].error.where["tile"] == fresh.tasks[BAD_TILE].name
+    error = found[BAD_TILE].error
+    assert isinstance(error, WorkerLostError)
+    assert error.where["tile"] == fresh.tasks[BAD_TILE].name
     assert found[BAD_TILE].attempts == 2
 
 

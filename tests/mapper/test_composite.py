@@ -83,11 +83,11 @@ def test_the_box_around_nothing_is_empty() -> None:
 def test_the_median_is_the_lower_middle_of_what_was_seen(layers: Sequence[Layer]) -> None:
     view = median(layers, FRAME, bands=BANDS)
     for band in range(BANDS):
-        stack = np.ma.masked_array(  # type: ignore[no-untyped-call]  # numpy's own
+        stack = np.ma.masked_array(
             np.stack([layer.pixels[band] for layer in layers]).astype(np.int64),
             mask=~np.stack([layer.valid for layer in layers]),
         )
-        ordered, count = np.ma.sort(stack, axis=0), stack.count(axis=0)  # type: ignore[no-untyped-call]
+        ordered, count = np.ma.sort(stack, axis=0), stack.count(axis=0)
         lower = np.take_along_axis(ordered.filled(0), np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
         assert (view.pixels[band] == np.where(count, lower, 0)).all()
 

@@ -21,7 +21,8 @@ from mapper.grid import Grid, PixelBox, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem
 from mapper.map_tile import ModelChoice, Setup, TileMapper, TileResult, TileTask, asked_pixels
 from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED, to_mask
-from mapper.mosaic import Mosaic, MosaicSpec, checksum, source_checksum
+from mapper.layout import MosaicSpec
+from mapper.mosaic import Mosaic, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.read import RasterReader
 from mapper.segmenter import Logits
@@ -144,7 +145,8 @@ def test_shard_and_batch_size_do_not_change_a_bit(
 ) -> None:
     grid, *expected = reference
     world = World(tmp_path, scenes, area=slanted(NEPAL), shard_px=shard_px, batch=batch)
-    for one, other in zip(world.mapped(), expected, strict=True):
+    found: list[NDArray[Any]] = [*world.mapped()]
+    for one, other in zip(found, expected, strict=True):
         here, there = NEPAL.within(world.grid.box), NEPAL.within(grid.box)
         assert one[..., *here].tobytes() == other[..., *there].tobytes()
 

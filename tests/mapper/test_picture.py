@@ -24,7 +24,8 @@ def picture(height: int, width: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("shape", [(1, 1), (20, 300), (96, 96), (97, 95), (250, 190)])
 def test_a_picture_of_any_size_gets_a_score_at_each_pixel(shape: tuple[int, int]) -> None:
     score = segment(picture(*shape), ["the red", "the blue"], model="colour")
-    assert (score.shape, score.dtype) == ((2, *shape), np.float32)
+    assert score.shape == (2, *shape)
+    assert score.dtype == np.float32
     assert ((score >= 0) & (score <= 1)).all()
 
 

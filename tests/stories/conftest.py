@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stories.command_line import Resmap, command_line
 from tests.stories.world import World, write_world
 
 # The models of known answers, here and in every process started from here: as installed packages are found.
@@ -37,3 +38,8 @@ def three_gpus() -> Iterator[int]:
     ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False)
     yield 3
     ray.shutdown()
+
+
+@pytest.fixture
+def resmap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Resmap:
+    return command_line(monkeypatch, capsys)

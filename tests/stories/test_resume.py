@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ import yaml
 
 from jobs.job import Job
 from jobs.ledger import Entry, RunFolder
+from jobs.run import Summary
 from mapper.errors import BusyError, MapperError, MosaicError
 from tests.stories.world import World, layers, mapped
 
@@ -41,7 +43,7 @@ class Ended:
 
 
 @contextmanager
-def driver(job: Path, *flags: str, env: Mapping[str, str] = {}) -> Iterator[subprocess.Popen[str]]:  # noqa: B006  # only read
+def driver(job: Path, *flags: str, env: Mapping[str, str] = MappingProxyType({})) -> Iterator[subprocess.Popen[str]]:
     """``resmap run`` in a process group of its own, as a terminal would start it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "run", str(job), *flags],
@@ -123,12 +125,12 @@ class Killed:
     intruder: MapperError | None
     """What a second driver was told while the first one lived."""
 
-    again: Ended
-    """The second run."""
+    again: Summary
+    """Of the second run."""
 
 
 @pytest.fixture(scope="module")
-def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+def killed(world: World, three_gpus: int, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
     mosaic = folder / "map.zarr"
     job = write_job(folder, world.job(mosaic))
@@ -144,18 +146,15 @@ def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         first.wait(PATIENCE_S)
     recorded = {entry.tile for entry in entries(mosaic)}
     written = shards_of(mosaic, recorded)
-    with driver(job, "--gpus", str(GPUS), "--json") as second:
-        again = ended(second)
+    again = Job.from_file(job).run(gpus=GPUS).wait(timeout_s=PATIENCE_S)
     return Killed(job=job, mosaic=mosaic, recorded=recorded, written=written, intruder=intruder, again=again)
 
 
 def test_a_run_whose_driver_was_killed_is_finished_by_the_next_one(killed: Killed) -> None:
-    assert killed.again.status == 0, killed.again.err
-    summary = json.loads(killed.again.out)
-    tiles = summary["tiles"]
-    assert summary["state"] == "done"
+    tiles = killed.again.tiles
+    assert killed.again.state == "done"
     assert tiles["done"] + tiles["nodata"] == tiles["planned"]
-    assert 0 < summary["worked_tiles"] <= tiles["planned"] - len(killed.recorded)
+    assert killed.again.worked_tiles == tiles["planned"] - len(killed.recorded) > 0
 
 
 def test_a_killed_and_resumed_run_leaves_the_pixels_of_an_undisturbed_one(killed: Killed, undisturbed: Path) -> None:
@@ -271,7 +270,7 @@ def test_a_second_sentence_fills_only_its_own_slice(world: World, tmp_path: Path
     summary = mapped(job)
     after, both = shards(tmp_path / "map.zarr"), layers(tmp_path / "map.zarr")
     assert {name: after[name] for name in before} == before
-    assert {name.split("/c/")[0] for name in set(after) - set(before)} == {"0/mask", "0/score"}
+    assert {name.split("/c/")[0] for name in set(after) - set(before)} == {"0/mask", "0/score", "0/prompt"}
     assert summary.worked_tiles == summary.tiles["planned"]
     assert list(both["prompt"].to_numpy()) == ["warm", "cold"]
     assert both.sel(prompt=["warm"]).equals(warm)
