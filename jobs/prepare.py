@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from catalogs.hrefs import check_href
 from catalogs.items import item_from_stac
 from catalogs.search import Query, StacItem, search
+from catalogs.sensors import display_range
 from catalogs.snapshot import freeze, thaw
 from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
 from jobs.grids import lay_grids, native_lattice
@@ -25,11 +26,11 @@ from jobs.ledger import FINISHED, RunFolder, run_names
 from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
-from mapper.errors import MosaicError
+from mapper.errors import AssetError, MosaicError, ReadError, SpecError
 from mapper.imagery import Band, Item
 from mapper.layout import MosaicSpec
 from mapper.mosaic import Mosaic
-from mapper.read import place_of
+from mapper.read import header_of
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
 
@@ -74,6 +75,8 @@ def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepar
         documents = _find(spec, area, window_px, tell)
         frozen = freeze(documents)
     items = _items(spec, documents)
+    if earlier is None:
+        _look_at_one(spec, items, tell)
     plan = lay_plan(spec, items, area, window_px=window_px)
     return Prepared(job=job, run=name, area=area, plan=plan, folder=folder, frozen=frozen, saved=False)
 
@@ -129,6 +132,41 @@ def _items(spec: JobSpec, documents: Sequence[StacItem]) -> list[Item]:
     return items
 
 
+def _look_at_one(spec: JobSpec, items: Sequence[Item], tell: Callable[[str], None]) -> None:
+    """Open one item's files, so that what would fail for every tile is said before anything is made.
+
+    A file that cannot be read is only told of: it may be the one bad file of many.
+
+    Raises:
+        SpecError: a band that the files do not have, or values that need ``imagery.scale``.
+        CredentialsError: the store refuses us.
+    """
+    if not items:
+        return
+    for band in items[0].bands:
+        try:
+            dtypes = header_of(band.asset).dtypes
+        except (AssetError, ReadError) as error:
+            tell(f"warning: {error}")
+            return
+        if band.index > len(dtypes):
+            raise SpecError(
+                f"band {band.index} was asked of a file that has {len(dtypes)}",
+                fix="correct imagery.bands",
+                item=items[0].id,
+                asset=band.asset.key,
+            )
+        if dtypes[band.index - 1] != "uint8" and spec.imagery.scale is None:
+            known = display_range(items[0])
+            low, high = known if known is not None else (0, 3000)
+            raise SpecError(
+                f"the imagery holds {dtypes[band.index - 1]}, and a model wants 0 to 255",
+                fix=f"say which values become 0 and 255, as in imagery.scale: {{from: [{low:g}, {high:g}]}}",
+                item=items[0].id,
+                asset=band.asset.key,
+            )
+
+
 def _judged(item: Item, catalog: str) -> Item:
     def judge(band: Band) -> Band:
         return replace(band, asset=replace(band.asset, href=check_href(band.asset.href, catalog=catalog)))
@@ -143,7 +181,7 @@ def _placed_by_file(item: Item) -> Item:
     bands = tuple(
         band
         if band.asset.placement is not None
-        else replace(band, asset=replace(band.asset, placement=place_of(band.asset)))
+        else replace(band, asset=replace(band.asset, placement=header_of(band.asset).placement))
         for band in item.bands
     )
     return replace(item, bands=bands)

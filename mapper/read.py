@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -49,6 +50,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_NETRC": "NO",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "VSI_CACHE": "TRUE",
+    # Once closed a file is forgotten. Else a failure is remembered as long as the process, and no retry asks again.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
 OPEN_FILES = 16
@@ -174,8 +177,17 @@ class RasterReader:
             raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=asset.href) from error
 
 
-def place_of(asset: Asset) -> Placement:
-    """Where a file says it lies, from its header.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a file says of itself before a pixel of it is read."""
+
+    placement: Placement
+    dtypes: tuple[str, ...]
+    """One a band."""
+
+
+def header_of(asset: Asset) -> Header:
+    """What a file says of itself; its place from its catalog where it does not know it.
 
     Raises:
         AssetError, ReadError, CredentialsError: as ``RasterReader.read``.
@@ -185,7 +197,8 @@ def place_of(asset: Asset) -> Placement:
             raster = _Raster(dataset, asset)
             authority = raster.crs.to_authority()
             crs = ":".join(authority) if authority else raster.crs.to_wkt()
-            return Placement(crs=crs, transform=raster.transform, shape=raster.shape)
+            placement = Placement(crs=crs, transform=raster.transform, shape=raster.shape)
+            return Header(placement=placement, dtypes=tuple(dataset.dtypes))
     except AssetError as error:
         error.where["asset"] = asset.href
         raise

@@ -167,7 +167,9 @@ def nowhere_shares(model: Pocket) -> dict[str, float]:
         pictures += [dubai(8)[0].pixels[:, :640, :640], dubai(8)[1].pixels[:, 400:1040, 400:1040]]
     found = np.mean([(scores(model, p, HELD_BACK_NOWHERE) >= 0.5).mean((1, 2)) for p in pictures], axis=0)
     worst = sorted(zip(HELD_BACK_NOWHERE, found.tolist(), strict=True), key=lambda pair: -pair[1])
-    return {"mean": round(float(found.mean()), 5)} | {name: round(share, 5) for name, share in worst[:8]}
+    return {"things": len(worst), "mean": round(float(found.mean()), 5)} | {
+        name: round(share, 5) for name, share in worst[:8]
+    }
 
 
 def dubai_scores(model: Pocket, *, shrink: int) -> dict[str, object]:

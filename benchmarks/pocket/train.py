@@ -180,7 +180,8 @@ def export(net: Net, target: Path, *, about: dict[str, object]) -> None:
     digest = hashlib.sha256(written.read_bytes()).hexdigest()
     written.chmod(0o644)
     written.rename(target)
-    target.with_suffix(".json").write_text(json.dumps({"sha256": digest, **about}, indent=2) + "\n")
+    size = {"bytes": target.stat().st_size, "parameters": sum(p.numel() for p in net.parameters())}
+    target.with_suffix(".json").write_text(json.dumps({"sha256": digest, **size, **about}, indent=2) + "\n")
 
 
 def _net(start: Path | None, words: Path) -> Net:

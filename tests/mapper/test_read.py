@@ -20,7 +20,7 @@ from rasterio.warp import transform_bounds
 from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import NO_SOURCE, Band, CloudMask, Item, Placement, View
-from mapper.read import RasterReader, place_of
+from mapper.read import RasterReader, header_of
 from tests.mapper.rasters import NEPAL, UTM45, item_of, place_pixels, placed, smooth_pixels, write_raster
 from tests.servers import Fault, files_over_http
 from tests.strategies import parts_of
@@ -404,7 +404,7 @@ def test_the_files_own_word_goes_before_the_catalogs(aligned: Path) -> None:
 
 def test_a_files_header_says_where_it_lies(aligned: Path) -> None:
     asset = item_of(aligned).bands[0].asset
-    assert place_of(asset) == Placement(crs="EPSG:32645", transform=UTM45.transform(NEPAL), shape=NEPAL.shape)
+    assert header_of(asset).placement == Placement(crs="EPSG:32645", transform=UTM45.transform(NEPAL), shape=NEPAL.shape)
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -525,6 +525,18 @@ def test_a_store_that_recovers_is_read_without_a_word(aligned: Path) -> None:
         assert (read(item_of(f"{server.url}/aligned.tif")).pixels == place_pixels(NEPAL)).all()
 
 
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=404), Fault(status=403), Fault(truncate_at=900)])
+def test_a_file_that_did_not_arrive_is_asked_for_again(aligned: Path, fault: Fault) -> None:
+    reader = RasterReader(bands=3)
+    with files_over_http(aligned.parent) as server:
+        item = item_of(f"{server.url}/aligned.tif")
+        server.fail("/aligned.tif", fault)
+        with pytest.raises(MapperError):
+            reader.read([placed(item)], UTM45, NEPAL)
+        server.fail("/aligned.tif")
+        assert (reader.read([placed(item)], UTM45, NEPAL).pixels == place_pixels(NEPAL)).all()
+
+
 def test_a_file_that_failed_once_is_opened_anew(tmp_path: Path, aligned: Path) -> None:
     target = tmp_path / "late.tif"
     _truncated(aligned, target)
@@ -548,7 +560,7 @@ def test_what_a_failed_read_says_survives_the_trip_between_processes() -> None:
 def test_a_real_ortho_with_alpha_reads_as_rasterio_reads_it(shared_data: Path) -> None:
     path = next((shared_data / "hro-colorado").glob("*.tif"))
     asset = item_of(path).bands[0].asset
-    place = place_of(asset)
+    place = header_of(asset)
     transform = place.transform
     lattice = Lattice(
         crs=place.crs, res_x=transform.a, res_y=-transform.e,

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -40,26 +40,60 @@ def assert_refused(said: Said, folder: Path, *, status: int = INVALID, names: st
 
 # What can be told from the job file alone.
 
-FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
+Changes: TypeAlias = dict[str, Any]
+
+
+def asking(expression: str) -> Changes:
+    return {"prompts": [{"name": "p", "expression": expression}]}
+
+
+FAULTS: dict[str, tuple[Changes, str, str]] = {
     # fault → what is changed in a good job, what is named, the remedy
-    "a misspelt key": ({"grid": {"shard_pixels": 128}}, "grid.shard_pixels is not a key (did you mean shard_px?)", "resmap schema"),
+    "a misspelt key": (
+        {"grid": {"shard_pixels": 128}},
+        "grid.shard_pixels is not a key (did you mean shard_px?)",
+        "resmap schema",
+    ),
     "a misspelt section": ({"promts": []}, "promts is not a key (did you mean prompts?)", "resmap schema"),
     "a missing section": ({"imagery": None}, "imagery is missing", "resmap schema"),
-    "shards that are not whole chunks": ({"grid": {"shard_px": 160}}, "shard_px 160 is not a multiple of chunk_px 64", "resmap schema"),
+    "shards that are not whole chunks": (
+        {"grid": {"shard_px": 160}},
+        "shard_px 160 is not a multiple of chunk_px 64",
+        "resmap schema",
+    ),
     "a CRS that is none": ({"grid": {"crs": "EPSG:123456789"}}, "'EPSG:123456789' is no CRS", "EPSG:32645"),
     "a CRS in degrees": ({"grid": {"crs": "EPSG:4326"}}, "counts in degrees", "projected CRS"),
-    "a model that is not there": ({"model": {"name": "color"}}, "there is no model named 'color'", "did you mean colour?"),
-    "windows that overlap too much": ({"windows": {"overlap_px": 90}}, "cannot overlap by 90 px", "windows.overlap_px"),
-    "a prompt of control characters": ({"prompts": [{"name": "p", "expression": "red\x1b[31m roofs"}]}, "control characters", "one line"),
-    "a prompt that is a document": ({"prompts": [{"name": "p", "expression": "roof " * 200}]}, "1000 characters", "at most 500"),
-    "a prompt of blanks": ({"prompts": [{"name": "p", "expression": "  "}]}, "expression is empty", "the buildings"),
-    "two prompts of one name": ({"prompts": [{"name": "p", "expression": "red"}, {"name": "p", "expression": "blue"}]},
-                                "two prompts are named p", "resmap schema"),
+    "a model that is not there": (
+        {"model": {"name": "color"}},
+        "there is no model named 'color'",
+        "did you mean colour?",
+    ),
+    "windows that overlap too much": (
+        {"windows": {"overlap_px": 90}},
+        "cannot overlap by 90 px",
+        "windows.overlap_px",
+    ),
+    "a prompt of control characters": (asking("red\x1b[31m roofs"), "control characters", "one line"),
+    "a prompt that is a document": (asking("roof " * 200), "1000 characters", "at most 500"),
+    "a prompt of blanks": (asking("  "), "expression is empty", "the buildings"),
+    "two prompts of one name": (
+        {"prompts": [{"name": "p", "expression": "red"}, {"name": "p", "expression": "blue"}]},
+        "two prompts are named p",
+        "resmap schema",
+    ),
     "an area that is turned around": ({"area": {"bbox": [12.01, 54.99, 11.99, 55.01]}}, "west < east", "resmap schema"),
     "an area without a surface": ({"area": {"wkt": "LINESTRING(12 55, 12.1 55)"}}, "no surface", "polygon"),
-    "weights of another digest": ({"model": {"weights": "job.yaml", "sha256": "0" * 64}}, "the job asks for 000000000000", "model.sha256"),
-    "weights that are not there": ({"model": {"weights": "gone.safetensors", "sha256": "0" * 64}}, "weights cannot be read", "model.weights"),
-}  # fmt: skip
+    "weights of another digest": (
+        {"model": {"weights": "job.yaml", "sha256": "0" * 64}},
+        "the job asks for 000000000000",
+        "model.sha256",
+    ),
+    "weights that are not there": (
+        {"model": {"weights": "gone.safetensors", "sha256": "0" * 64}},
+        "weights cannot be read",
+        "model.weights",
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
