@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from mapper.errors import BusyError
+from mapper.errors import BusyError, MosaicError
 from mapper.storage import Folder, is_local
 
 HEARTBEAT_S = 10.0
@@ -81,9 +81,16 @@ class Lease:
             time.sleep(SETTLE_S)
             return
         lock = Path(self._folder.url.removeprefix("file://"), ".lease.lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as held:
+            try:
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context(lock.open("wb")), fcntl.LOCK_EX)
+            except OSError as error:
+                raise MosaicError(
+                    f"nothing can be written beside the mosaic: {error.strerror or error}",
+                    fix="choose another output.mosaic, or make room and rights there",
+                    mosaic=self._mosaic,
+                ) from error
             yield
 
     def _keep(self) -> None:

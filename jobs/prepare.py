@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from mapper.imagery import Band, Item
 from mapper.layout import MosaicSpec
 from mapper.mosaic import Mosaic
 from mapper.read import header_of
+from mapper.storage import Folder
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
 
@@ -241,6 +243,36 @@ def open_output(prepared: Prepared) -> Mosaic:
     if new:
         mosaic.add_prompts(new)
     return mosaic
+
+
+def check_room(mosaic: str) -> None:
+    """Whether a new mosaic may be made here: in no folder that holds other people's files.
+
+    Raises:
+        MosaicError: it may not.
+    """
+    folder = Folder(mosaic)
+    try:
+        here = {name for pattern in ("*", ".resmap") for name in folder.names(pattern)}
+    except OSError as error:
+        raise MosaicError(
+            f"the mosaic cannot be made here: {error.strerror or error}",
+            fix="choose another output.mosaic",
+            mosaic=mosaic,
+        ) from error
+    if here and not here & {".resmap", "zarr.json"}:
+        raise MosaicError(
+            "the folder holds other files", fix="choose another output.mosaic, or an empty folder", mosaic=mosaic
+        )
+
+
+def unmake(mosaic: str) -> None:
+    """Take away a mosaic that this process has made and in which nothing was mapped."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(mosaic)
+    with contextlib.suppress(OSError):
+        filesystem.rm(path, recursive=True)
 
 
 def check_output(prepared: Prepared, mosaic: Mosaic) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,8 +15,17 @@ from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from cluster.telemetry import Telemetry, WorkerSample
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import Entry
-from jobs.prepare import Prepared, check_output, open_output, prepare, save, still_wanted
+from jobs.ledger import FINISHED, Entry
+from jobs.prepare import (
+    Prepared,
+    check_output,
+    check_room,
+    open_output,
+    prepare,
+    save,
+    still_wanted,
+    unmake,
+)
 from jobs.registry import Registry, RunRow
 from jobs.verify import verify_run
 from mapper.errors import MapperError, ModelError, SpecError, VerifyError
@@ -196,9 +205,14 @@ def _execute(
     if prepared.saved and not retry and (ended := _ended_before(prepared)) is not None:
         watcher.say(f"run {prepared.run} is finished; nothing to do")
         return ended
-    if Mosaic.exists(spec.output.mosaic):
+    fresh = not Mosaic.exists(spec.output.mosaic)
+    if fresh:
+        check_room(spec.output.mosaic)
+    else:
         check_output(prepared, Mosaic.open(spec.output.mosaic, writable=False))
-    with Lease(spec.output.mosaic, prepared.run):
+    with Lease(spec.output.mosaic, prepared.run), _put_right(prepared, fresh=fresh):
+        if not prepared.saved and folder.exists():  # another driver planned it since we looked
+            prepared = prepare(prepared.job)
         if not prepared.saved:
             save(prepared)
         mosaic = open_output(prepared)
@@ -208,7 +222,6 @@ def _execute(
             "planned": facts_planned(prepared, wanted, folder.facts()),
         }
         folder.save_facts(facts)
-        _register(prepared, "running", facts["planned"], facts["planned"] - len(wanted))
         tally = _Tally()
         devices = ""
         if wanted and not stopped():
@@ -219,12 +232,30 @@ def _execute(
                 devices = ", ".join(sorted({worker.device for worker in workers}))
                 facts = _agreed(facts, workers)
                 folder.save_facts(facts)
+                _register(prepared, "running", facts["planned"], facts["planned"] - len(wanted))
                 tally.begun = time.monotonic()
                 _work(prepared, mosaic, pool, wanted, sources, watcher, stopped, tally)
             finally:
                 pool.close()
                 watcher.end()
         return _conclude(prepared, facts, tally, started, devices, interrupted=stopped())
+
+
+@contextlib.contextmanager
+def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
+    """Where a run ends in an error: leave nothing where it had mapped nothing, else say in its files that it stopped."""
+    try:
+        yield
+    except MapperError as error:
+        folder = prepared.folder
+        if fresh and next(folder.entries(), None) is None:
+            unmake(prepared.job.spec.output.mosaic)
+        elif folder.exists():
+            facts = folder.facts() | {"state": "stopped", "error": str(error)}
+            folder.save_facts(facts)
+            finished = sum(entry.state in FINISHED for entry in folder.states().values())
+            _register(prepared, "stopped", int(facts.get("planned", 0)), finished)
+        raise
 
 
 def facts_planned(prepared: Prepared, wanted: Mapping[int, tuple[int, ...]], facts: Mapping[str, Any]) -> int:

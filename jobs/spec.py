@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mapper.errors import SpecError
-from mapper.prompts import Prompt
+from mapper.prompts import LONGEST_EXPRESSION, Prompt
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
 
@@ -100,8 +100,18 @@ class PromptSpec(_Section):
     """One thing to look for."""
 
     name: str = Field(min_length=1, max_length=64, description="its name in the mosaic")
-    expression: str = Field(min_length=1, description="the sentence, such as 'the buildings'")
+    expression: str = Field(
+        min_length=1, max_length=LONGEST_EXPRESSION, description="the sentence, such as 'the buildings'"
+    )
     threshold: float = Field(0.5, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _a_sentence(self) -> PromptSpec:
+        try:
+            Prompt(name=self.name, expression=self.expression, threshold=self.threshold)
+        except SpecError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from error
+        return self
 
 
 class Model(_Section):

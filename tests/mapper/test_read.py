@@ -404,7 +404,9 @@ def test_the_files_own_word_goes_before_the_catalogs(aligned: Path) -> None:
 
 def test_a_files_header_says_where_it_lies(aligned: Path) -> None:
     asset = item_of(aligned).bands[0].asset
-    assert header_of(asset).placement == Placement(crs="EPSG:32645", transform=UTM45.transform(NEPAL), shape=NEPAL.shape)
+    assert header_of(asset).placement == Placement(
+        crs="EPSG:32645", transform=UTM45.transform(NEPAL), shape=NEPAL.shape
+    )
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -560,7 +562,7 @@ def test_what_a_failed_read_says_survives_the_trip_between_processes() -> None:
 def test_a_real_ortho_with_alpha_reads_as_rasterio_reads_it(shared_data: Path) -> None:
     path = next((shared_data / "hro-colorado").glob("*.tif"))
     asset = item_of(path).bands[0].asset
-    place = header_of(asset)
+    place = header_of(asset).placement
     transform = place.transform
     lattice = Lattice(
         crs=place.crs, res_x=transform.a, res_y=-transform.e,
