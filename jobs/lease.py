@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from mapper.errors import BusyError, MosaicError
-from mapper.storage import Folder, is_local
+from mapper.errors import BusyError, MapperError
+from mapper.storage import Folder, is_local, store_failure
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -80,22 +79,20 @@ class Lease:
             yield
             time.sleep(SETTLE_S)
             return
+        import fcntl  # POSIX only, as is running a job; reading a mosaic is not
+
         lock = Path(self._folder.url.removeprefix("file://"), ".lease.lock")
         with contextlib.ExitStack() as held:
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 fcntl.flock(held.enter_context(lock.open("wb")), fcntl.LOCK_EX)
             except OSError as error:
-                raise MosaicError(
-                    f"nothing can be written beside the mosaic: {error.strerror or error}",
-                    fix="choose another output.mosaic, or make room and rights there",
-                    mosaic=self._mosaic,
-                ) from error
+                raise store_failure(error, self._mosaic, "written") from error
             yield
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):  # a store that is away for a moment is no reason to stop beating
+            with contextlib.suppress(OSError, MapperError):  # a store that is away for a moment is no reason to stop beating
                 holder = self._read()
                 if holder is None or holder.get("id") == self._holder["id"]:
                     self._write()

@@ -27,8 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.plan import PlannedTile
-from mapper.errors import MapperError, MosaicError
-from mapper.storage import Folder, is_local
+from mapper.storage import Folder
 
 State = Literal["done", "nodata", "failed", "quarantined"]
 FINISHED: frozenset[str] = frozenset({"done", "nodata"})
@@ -144,14 +143,11 @@ class RunFolder:
             ],
             schema=_TILES,
         )  # fmt: skip
-        try:
-            self._folder.write("job.yaml", job.encode())
-            self._folder.write("area.wkb", area)
-            self._folder.write("items.parquet", items)
-            self._folder.write("tiles.parquet", _to_bytes(table))
-            self.save_facts({**facts, "created": _now().isoformat()})
-        except OSError as error:
-            raise _unwritable(error, self.mosaic) from error
+        self._folder.write("job.yaml", job.encode())
+        self._folder.write("area.wkb", area)
+        self._folder.write("items.parquet", items)
+        self._folder.write("tiles.parquet", _to_bytes(table))
+        self.save_facts({**facts, "created": _now().isoformat()})
 
     def job(self) -> str:
         """The job file, as it was given."""
@@ -204,7 +200,7 @@ class RunFolder:
     def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger:
         """The ledger, open for appending."""
         parts = len(self._folder.names("ledger/part-*.parquet"))
-        return Ledger(self._folder, first_part=parts + 1, mosaic=self.mosaic, clock=clock)
+        return Ledger(self._folder, first_part=parts + 1, clock=clock)
 
     def _table(self, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(self._folder.read(name)))
@@ -213,10 +209,9 @@ class RunFolder:
 class Ledger:
     """Appends outcomes, a part every second."""
 
-    def __init__(self, folder: Folder, *, first_part: int, mosaic: str, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Folder, *, first_part: int, clock: Callable[[], float]) -> None:
         self._folder = folder
         self._part = first_part
-        self._mosaic = mosaic
         self._clock = clock
         self._rows: list[dict[str, Any]] = []
         self._flushed = clock()
@@ -232,10 +227,7 @@ class Ledger:
         if self._rows:
             # The write id keeps two writers that should not both be here from replacing each other's parts.
             name = f"ledger/part-{self._part:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            try:
-                self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=_ROWS)))
-            except OSError as error:
-                raise _unwritable(error, self._mosaic) from error
+            self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=_ROWS)))
             self._part += 1
             self._rows = []
         self._flushed = self._clock()
@@ -245,14 +237,6 @@ def _to_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", store_schema=True, write_page_checksum=True)
     return sink.getvalue()
-
-
-def _unwritable(error: OSError, mosaic: str) -> MapperError:
-    what = f"nothing can be written beside the mosaic: {error.strerror or error}"
-    fix = "choose another output.mosaic" + (
-        ", or make room and rights there" if is_local(mosaic) else " or check the bucket"
-    )
-    return MosaicError(what, fix=fix, mosaic=mosaic)
 
 
 def _now() -> datetime:

@@ -243,7 +243,7 @@ def _execute(
 
 @contextlib.contextmanager
 def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
-    """Where a run ends in an error: leave nothing where it had mapped nothing, else say in its files that it stopped."""
+    """Where a run ends in an error, leave nothing if it mapped nothing; else its files say that it stopped."""
     try:
         yield
     except MapperError as error:

@@ -19,13 +19,13 @@ import numpy as np
 import zarr
 from zarr.errors import GroupNotFoundError
 
-from mapper.errors import CredentialsError, MosaicError, StoreError
+from mapper.errors import MosaicError
 from mapper.grid import Grid, Tile
 from mapper.imagery import Source
 from mapper.layout import LAYOUT, MosaicSpec, axis_values, consolidate, create_tree, grid_from, root_attributes
 from mapper.masks import SCORE_ONE, UNOBSERVED, Stored
 from mapper.prompts import Prompt
-from mapper.storage import open_store
+from mapper.storage import open_store, store_failure
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -256,36 +256,6 @@ def checksum(mask: Stored, score: Stored) -> int:
 def source_checksum(source: Source) -> int:
     """CRC-32 of one tile's source layer as stored."""
     return zlib.crc32(np.ascontiguousarray(source, "<u4").data)
-
-
-def store_failure(error: Exception, url: str, act: str, **where: object) -> Exception:
-    """What a failure of the store means to whoever catches it."""
-    if isinstance(error, MosaicError | StoreError | CredentialsError):
-        return error
-    said = f"{type(error).__name__}: {error}"
-    if isinstance(error, FileExistsError) or "ContainsGroup" in said:
-        return MosaicError("something else is already there", fix="choose another output.mosaic", mosaic=url, **where)
-    if (
-        type(error).__name__ in ("NoCredentialsError", "ClientError")
-        or "AccessDenied" in said
-        or "InvalidAccessKeyId" in said
-    ):
-        return CredentialsError(
-            f"the store refuses us: {said}", fix="check the credentials of this store", mosaic=url, **where
-        )
-    if isinstance(error, PermissionError | NotADirectoryError) or "Read-only file system" in said:
-        return MosaicError(
-            f"the mosaic cannot be {act} here: {said}",
-            fix="choose another output.mosaic, or its rights",
-            mosaic=url,
-            **where,
-        )
-    return StoreError(
-        f"the mosaic could not be {act}: {said}",
-        fix="run the job again: finished tiles are kept",
-        mosaic=url,
-        **where,
-    )
 
 
 def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -14,10 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zarr.storage import FsspecStore, LocalStore
 
-from mapper.errors import MosaicError
+from mapper.errors import CredentialsError, MapperError, MosaicError, StoreError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+_REFUSALS = frozenset(
+    ("NoCredentialsError", "PartialCredentialsError", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+)
+"""How object stores say that we may not."""
 
 
 def is_local(url: str) -> bool:
@@ -36,6 +42,39 @@ def open_store(url: str, *, mode: Literal["r", "r+", "w"]) -> LocalStore | Fsspe
         raise MosaicError(
             f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url
         ) from error
+
+
+def store_failure(error: Exception, url: str, act: str, **where: object) -> MapperError:
+    """What a failure of a store means to whoever catches it: log in, choose another place, or try again.
+
+    Args:
+        error: what the store's own library raised.
+        url: of the mosaic.
+        act: what could not be done to it, as in ``written``.
+        where: added to the error's place.
+    """
+    if isinstance(error, MosaicError | StoreError | CredentialsError):
+        return error
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, FileExistsError) or "ContainsGroup" in said:
+        return MosaicError("something else is already there", fix="choose another output.mosaic", mosaic=url, **where)
+    refused = type(error).__name__ in _REFUSALS or any(name in said for name in _REFUSALS)
+    if refused or (isinstance(error, PermissionError) and not is_local(url)):
+        return CredentialsError(
+            f"the store refuses us: {error}", fix="check the credentials of this store", mosaic=url, **where
+        )
+    if isinstance(error, PermissionError | NotADirectoryError) or "Read-only file system" in said:
+        return MosaicError(
+            f"the mosaic cannot be {act} here: {error}",
+            fix="choose another output.mosaic, or mend its rights",
+            mosaic=url,
+            **where,
+        )
+    if "bucket does not exist" in said or "NoSuchBucket" in said:
+        return MosaicError("the bucket does not exist", fix="make it, or correct output.mosaic", mosaic=url, **where)
+    return StoreError(
+        f"the mosaic could not be {act}: {said}", fix="run the job again: finished tiles are kept", mosaic=url, **where
+    )
 
 
 class Folder:
@@ -62,8 +101,18 @@ class Folder:
         return bytes(content)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file, in place of one of the same name."""
+        """Put a file, in place of one of the same name.
+
+        Raises:
+            MosaicError, CredentialsError, StoreError: as ``store_failure`` says.
+        """
         path = posixpath.join(self._path, name)
+        try:
+            self._put(path, content)
+        except Exception as error:  # every store's library has errors of its own
+            raise store_failure(error, self.url, "written") from error
+
+    def _put(self, path: str, content: bytes) -> None:
         if is_local(self.url):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mapper.errors import ModelError
 from mapper.grid import Grid, PixelBox
-from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask, TileView
 from mapper.layout import MosaicSpec
+from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask, TileView
 from mapper.mosaic import Mosaic
 from mapper.prompts import Prompt
 from tests.mapper.rasters import UTM45, item_of, placed, smooth_pixels, write_raster

@@ -19,9 +19,9 @@ from mapper import models
 from mapper.errors import MapperError
 from mapper.grid import Grid, PixelBox, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem
+from mapper.layout import MosaicSpec
 from mapper.map_tile import ModelChoice, Setup, TileMapper, TileResult, TileTask, asked_pixels
 from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED, to_mask
-from mapper.layout import MosaicSpec
 from mapper.mosaic import Mosaic, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.read import RasterReader

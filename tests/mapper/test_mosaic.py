@@ -26,9 +26,10 @@ from pyproj import CRS
 from mapper.errors import CredentialsError, MosaicError, StoreError
 from mapper.grid import Grid, Lattice, PixelBox, Tile
 from mapper.imagery import NO_SOURCE
-from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.layout import MosaicSpec
-from mapper.mosaic import Mosaic, TileLayers, checksum, open_mosaic, source_checksum, store_failure
+from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
+from mapper.mosaic import Mosaic, TileLayers, checksum, open_mosaic, source_checksum
+from mapper.storage import store_failure
 from mapper.prompts import Prompt
 
 LATTICE = Lattice(crs="EPSG:32645", res_x=0.5, res_y=0.5)

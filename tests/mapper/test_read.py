@@ -507,7 +507,7 @@ def test_imagery_over_http_reads_as_it_does_here(aligned: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, CredentialsError), (403, CredentialsError), (404, AssetError), (500, ReadError), (503, ReadError)],
+    [(401, CredentialsError), (403, CredentialsError), (404, AssetError), (500, ReadError)],
 )
 def test_a_refusal_a_gap_and_a_bad_day_of_the_store_are_three_things(
     aligned: Path, status: int, kind: type[MapperError]
@@ -527,7 +527,7 @@ def test_a_store_that_recovers_is_read_without_a_word(aligned: Path) -> None:
         assert (read(item_of(f"{server.url}/aligned.tif")).pixels == place_pixels(NEPAL)).all()
 
 
-@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=404), Fault(status=403), Fault(truncate_at=900)])
+@pytest.mark.parametrize("fault", [Fault(status=404), Fault(status=403), Fault(truncate_at=900)])
 def test_a_file_that_did_not_arrive_is_asked_for_again(aligned: Path, fault: Fault) -> None:
     reader = RasterReader(bands=3)
     with files_over_http(aligned.parent) as server:
