@@ -1,20 +1,28 @@
-"""A STAC API: what it announces, its collections, and its pages, walked with suspicion.
+"""A STAC API, read by pystac-client through a guarded door.
 
-Paging is where APIs break: a ``next`` that names itself, tokens that are ignored, pages that repeat under an
-unstable order. Each of these is an error here, never a shorter answer: a map of half the items looks whole.
+pystac-client opens the landing page, words the requests and follows the pages. Paging is where APIs break: a
+``next`` that names itself, tokens that are ignored, pages that repeat under an unstable order. Each of these is an
+error here, never a shorter answer: a map of half the items looks whole.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from catalogs.fetch import Fetch, MissingError
+import requests
+from pystac.link import HREF, Link
+from pystac_client import Client, ItemSearch
+from pystac_client.errors import ClientTypeError
+from pystac_client.stac_api_io import StacApiIO
+
+from catalogs.fetch import Fetch, links_of, parse_json
 from catalogs.hrefs import check_href, resolve_href, unsigned
-from mapper.errors import AssetError, CatalogError
+from mapper.errors import AssetError, CatalogError, MissingError
 
 PAGE_ITEMS = 200
 MOST_PAGES = 20_000
@@ -26,30 +34,27 @@ MOST_IDLE_PAGES = 5
 class Api:
     """A STAC API, as its landing page announces it."""
 
+    client: Client
     url: str
-    search_url: str
-    collections_url: str
-    posts: bool
-    """Whether it announces search by POST."""
-
-    conforms: frozenset[str]
+    fetch: Fetch
 
     @classmethod
-    def announced(cls, landing: Mapping[str, Any], url: str) -> Api | None:
-        """The API whose landing page this is, None where the document is of none."""
-        links = [link for link in links_of(landing) if link["rel"] == "search"]
-        if not links:
+    def announced(cls, landing: Mapping[str, Any], url: str, fetch: Fetch) -> Api | None:
+        """The API whose landing page this is, None where the document is of none.
+
+        Raises:
+            CatalogError: it has a search, and is no STAC catalog.
+        """
+        if not any(link["rel"] == "search" for link in links_of(landing)):
             return None
-        posting = [link for link in links if str(link.get("method", "")).upper() == "POST"]
-        data = next((link["href"] for link in links_of(landing) if link["rel"] == "data"), None)
-        page = url if url.endswith("/") else url + "/"
-        return cls(
-            url=url,
-            search_url=_of_this_host(resolve_href((posting or links)[0]["href"], base=page), url),
-            collections_url=resolve_href(data or "collections", base=page),
-            posts=bool(posting),
-            conforms=frozenset(str(name) for name in landing.get("conformsTo") or ()),
-        )
+        door = _Door(fetch, url, held={**landing, "conformsTo": landing.get("conformsTo") or []})
+        with _in_our_words(url):
+            return cls(client=Client.open(url.rstrip("/") + "/", stac_io=door), url=url, fetch=fetch)
+
+    @property
+    def search_url(self) -> str:
+        """Where it is searched, as it says itself."""
+        return self._search_link.absolute_href
 
     @property
     def filter_language(self) -> str | None:
@@ -57,104 +62,148 @@ class Api:
 
         A server that does not know ``filter`` ignores it, or answers with no items at all.
         """
-        if not any(name.endswith("item-search#filter") for name in self.conforms):
+        if not self.client.conforms_to("FILTER"):
             return None
-        for language in ("cql2-json", "cql2-text"):
-            if any(name.endswith(language) for name in self.conforms):
-                return language
-        return None
+        said = self.client.get_conforms_to()  # pystac-client has no classes for the languages
+        return next((name for name in ("cql2-json", "cql2-text") if any(uri.endswith(name) for uri in said)), None)
 
-    @property
-    def sorts(self) -> bool:
-        """Whether it announces sorting."""
-        return any(name.endswith("item-search#sort") for name in self.conforms)
-
-    def items(self, fetch: Fetch, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def items(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The items that answer a request, each once.
+
+        Args:
+            request: arguments of pystac-client's ``ItemSearch``.
 
         Raises:
             CatalogError: the pages do not end, repeat, lead elsewhere, or are not STAC.
         """
-        if self.sorts:
-            order = [{"field": name, "direction": "asc"} for name in ("properties.datetime", "id")]
-            request = {**request, "sortby": order}
-        yield from self._pages(fetch, {"limit": PAGE_ITEMS, **request})
+        order = ["properties.datetime", "id"] if self.client.conforms_to("SORT") else None
+        return self._found({**request, "limit": PAGE_ITEMS, "sortby": order})
 
-    def first(self, fetch: Fetch, request: dict[str, Any]) -> dict[str, Any] | None:
+    def first(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """Any item that answers a request, None where none does."""
-        place, body = self._asked({**request, "limit": 1})
-        return next(iter(features_of(fetch.json(place, body=body), place)), None)
+        return next(self._found({**request, "limit": 1}), None)
 
-    def knows(self, fetch: Fetch, collection: str) -> bool:
-        """Whether it has a collection of this name."""
-        try:
-            fetch.read(f"{self.collections_url.rstrip('/')}/{_path_part(collection)}")
-        except MissingError:
-            return False
-        return True
+    def knows(self, collection: str) -> bool:
+        """Whether it has a collection of this name, well made or not: Client.get_collection wants it well made."""
+        with _in_our_words(self.url), suppress(MissingError):
+            _Door(self.fetch, self.url).read_text(f"{self._collections_url}/{quote(collection, safe='')}")
+            return True
+        return False
 
-    def collections(self, fetch: Fetch) -> list[str]:
-        """The names of its collections; of its first thousand pages of them."""
-        names: list[str] = []
-        seen: set[str] = set()
-        place: str | None = self.collections_url
-        while place and place not in seen and len(seen) < 1000:
-            seen.add(place)
-            page = fetch.json(place)
-            names += [str(found.get("id")) for found in page.get("collections") or () if isinstance(found, dict)]
-            following = _next_link(page)
-            place = _of_this_host(resolve_href(following["href"], base=place), self.url) if following else None
-        return sorted(set(names))
+    def collections(self) -> list[str]:
+        """The names of its collections."""
+        with _in_our_words(self.url):
+            listed = _Door(self.fetch, self.url).get_pages(self._collections_url)
+            return sorted({str(found.get("id")) for page in listed for found in page["collections"]})
 
-    def _asked(self, request: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        if self.posts:
-            return self.search_url, request
-        return f"{self.search_url}{'&' if '?' in self.search_url else '?'}{_query(request)}", None
+    @property
+    def _search_link(self) -> Link:
+        """The one to POST to if there is one: Client.search takes the first, and none without a media type."""
+        links = self.client.get_links("search")
+        return next((link for link in links if link.extra_fields["method"] == "POST"), links[0])
 
-    def _pages(self, fetch: Fetch, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        place, body = self._asked(request)
-        yield from pages(fetch, place, body)
+    @property
+    def _collections_url(self) -> str:
+        link = self.client.get_single_link("data")
+        return (link.absolute_href if link else f"{self.client.self_href}collections").rstrip("/")
+
+    def _found(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        door = _Door(self.fetch, self.url)
+        method = self._search_link.extra_fields["method"]
+        return _items(ItemSearch(self.search_url, method=method, client=self.client, stac_io=door, **request), door)
 
 
-def pages(
-    fetch: Fetch, place: str, body: dict[str, Any] | None = None, *, first_page: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
+def pages(fetch: Fetch, place: str, first_page: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The items of a page and of all that follow it, each once.
 
     Raises:
         CatalogError: the pages do not end, repeat, lead elsewhere, or are not STAC.
     """
-    asked: set[str] = set()
+    door = _Door(fetch, place, held=first_page)
+    return _items(ItemSearch(place, method="GET", stac_io=door), door)
+
+
+class _Door(StacApiIO):
+    """pystac-client's way to one server: by ``Fetch``, to no other host, for each page once. Good for one walk."""
+
+    def __init__(self, fetch: Fetch, start: str, *, held: Mapping[str, Any] | None = None) -> None:
+        """``held``: the document at ``start``, where it has been read before."""
+        super().__init__()
+        self.start = self.place = start
+        self.page: Mapping[str, Any] = {}
+        self._fetch = fetch
+        self._held = held
+        self._asked = {(start, "null")} if held else set()
+        self._empty = 0
+
+    def request(
+        self, href: str, method: str | None = None, headers: Any = None, parameters: dict[str, Any] | None = None
+    ) -> str:
+        """The answer, as text that encodes to the bytes that came."""
+        target = _of_this_host(resolve_href(href, base=self.place), self.start)
+        body = parameters or {} if method == "POST" else None
+        if body is None and parameters:
+            target = str(requests.Request("GET", target, params=parameters).prepare().url)
+        asked = (target, json.dumps(body, sort_keys=True))
+        if asked in self._asked:
+            if self._empty:
+                return '{"features": []}'  # the last page is empty and names itself: some servers end so
+            raise _endless("a page's next page was there before", self.start)
+        if len(self._asked) >= MOST_PAGES:
+            raise _endless(f"there are more than {MOST_PAGES} pages", self.start)
+        self._asked.add(asked)
+        self.place = target
+        sent = {str(k): str(v) for k, v in headers.items()} if isinstance(headers, dict) else {}
+        return self._fetch.read(target, body=body, headers=sent).decode(errors="surrogateescape")
+
+    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:
+        """As pystac-client, which would open files too."""
+        if isinstance(source, Link):
+            return super().read_text(source, *args, **kwargs)
+        return self.request(str(source), *args, **kwargs)
+
+    def read_json(self, source: HREF, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A document; in place of an empty page that leads on, the next: pystac-client would take it for the last."""
+        found, self._held = self._held, None
+        found = found or parse_json(
+            self.read_text(source, *args, **kwargs).encode(errors="surrogateescape"), self.place
+        )
+        posts = [str(link.get("method")).upper() == "POST" for link in links_of(found)]
+        links = [{**link, "method": "POST" if post else "GET"} for link, post in zip(links_of(found), posts)]
+        self.page = page = {**found, "links": links}
+        self._empty = self._empty + 1 if page.get("features", page.get("collections")) == [] else 0
+        following = next((link for link in links if link["rel"] == "next"), None)
+        if not self._empty or following is None:
+            return page
+        if self._empty > MOST_IDLE_PAGES:
+            raise _endless(f"{self._empty} pages in a row are empty", self.start)
+        return self.read_json(Link.from_dict(following), *args, **kwargs)
+
+
+def _items(search: ItemSearch, door: _Door) -> Iterator[dict[str, Any]]:
+    """The items of a search, each once, with a look at what its pages hold."""
     known: set[tuple[str, str]] = set()
-    headers: dict[str, str] = {}
-    repeated = idle = 0
-    start = place
-    for _ in range(MOST_PAGES):
-        asked.add(_fingerprint(place, body))
-        page = first_page or fetch.json(place, body=body, headers=headers)
-        first_page = None
-        new = 0
-        for doc in features_of(page, place):
-            key = (str(doc.get("collection")), doc["id"])
-            if key in known:
-                repeated += 1
-                continue
-            known.add(key)
-            new += 1
-            yield doc
-        idle = 0 if new else idle + 1
-        link = _next_link(page)
-        if link is None:
-            _check_count(page, len(known), repeated, start)
-            return
-        place, body, headers = _following(link, place, body, start)
-        if _fingerprint(place, body) in asked:
-            if not page.get("features"):
-                return  # the last page is empty and names itself: some servers end so
-            raise _endless("a page's next page was there before", start)
-        if idle >= MOST_IDLE_PAGES:
-            raise _endless(f"{idle} pages in a row bring nothing new", start)
-    raise _endless(f"there are more than {MOST_PAGES} pages", start)
+    given = idle = 0
+    with _in_our_words(door.start):
+        for page in search.pages_as_dicts():
+            if idle >= MOST_IDLE_PAGES:
+                raise _endless(f"{idle} pages in a row bring nothing new", door.start)
+            idle += 1
+            for doc in features_of(page, door.place):
+                given += 1
+                key = (str(doc.get("collection")), doc["id"])
+                if key not in known:
+                    known.add(key)
+                    idle = 0
+                    yield doc
+        features_of(door.page, door.place)  # pystac-client ends at an answer without features, whatever it is
+    matched = door.page.get("numberMatched")
+    if isinstance(matched, int) and len(known) < min(given, matched):
+        raise CatalogError(
+            f"the catalog's pages repeat {given - len(known)} items and leave out {matched - len(known)} of {matched}",
+            fix="narrow the area or the dates until the answer is one page",
+            catalog=unsigned(door.start),
+        )
 
 
 def features_of(page: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
@@ -168,31 +217,19 @@ def features_of(page: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
     return features
 
 
-def links_of(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The links of a document that are links."""
-    links = doc.get("links")
-    return [
-        link
-        for link in (links if isinstance(links, list) else [])
-        if isinstance(link, dict) and isinstance(link.get("href"), str) and isinstance(link.get("rel"), str)
-    ]
-
-
-def _next_link(page: Mapping[str, Any]) -> dict[str, Any] | None:
-    return next((link for link in links_of(page) if link["rel"] == "next"), None)
-
-
-def _following(
-    link: Mapping[str, Any], place: str, body: dict[str, Any] | None, start: str
-) -> tuple[str, dict[str, Any] | None, dict[str, str]]:
-    target = _of_this_host(resolve_href(link["href"], base=place), start)
-    headers = link.get("headers")
-    kept = {str(k): str(v) for k, v in headers.items()} if isinstance(headers, dict) else {}
-    if str(link.get("method", "GET")).upper() != "POST":
-        return target, None, kept
-    addition = link.get("body")
-    addition = addition if isinstance(addition, dict) else {}
-    return target, {**(body or {}), **addition} if link.get("merge") else addition, kept
+@contextmanager
+def _in_our_words(url: str) -> Iterator[None]:
+    """pystac-client checks no document before it reads it, and raises what it stumbles over."""
+    try:
+        yield
+    except AssetError as error:
+        raise CatalogError(f"the catalog leads where it may not: {error.what}", catalog=unsigned(url)) from error
+    except (ClientTypeError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CatalogError(
+            f"what the catalog gives is not STAC: {type(error).__name__} {str(error)[:200]}",
+            fix="give the address of a STAC API, a STAC JSON document or a stac-geoparquet file",
+            catalog=unsigned(url),
+        ) from error
 
 
 def _of_this_host(target: str, start: str) -> str:
@@ -200,30 +237,17 @@ def _of_this_host(target: str, start: str) -> str:
     ours, theirs = urlsplit(start), urlsplit(target)
     if theirs.scheme not in ("http", "https") or _host(theirs.netloc) != _host(ours.netloc):
         raise CatalogError(
-            "the catalog's next page is on another host",
+            "the catalog leads to another host",
             fix="give that host's own address as imagery.catalog, if it is to be trusted",
             catalog=unsigned(start),
-            next=unsigned(target)[:200],
+            leads_to=unsigned(target)[:200],
         )
-    try:
-        check_href(target, catalog=start, resolve=False)
-    except AssetError as error:
-        raise CatalogError(f"the catalog's next page: {error.what}", catalog=unsigned(start)) from error
+    check_href(target, catalog=start, resolve=False)
     return urlunsplit(theirs._replace(scheme=ours.scheme, netloc=ours.netloc))
 
 
 def _host(netloc: str) -> str:
     return netloc.lower().removesuffix(":80").removesuffix(":443")
-
-
-def _check_count(page: Mapping[str, Any], found: int, repeated: int, start: str) -> None:
-    matched = page.get("numberMatched")
-    if repeated and isinstance(matched, int) and found < matched:
-        raise CatalogError(
-            f"the catalog's pages repeat {repeated} items and leave out {matched - found} of {matched}",
-            fix="narrow the area or the dates until the answer is one page",
-            catalog=unsigned(start),
-        )
 
 
 def _endless(why: str, start: str) -> CatalogError:
@@ -232,24 +256,3 @@ def _endless(why: str, start: str) -> CatalogError:
         fix=f"narrow the area or the dates until one page of {PAGE_ITEMS} items holds the answer",
         catalog=unsigned(start),
     )
-
-
-def _fingerprint(place: str, body: dict[str, Any] | None) -> str:
-    return f"{place} {json.dumps(body, sort_keys=True)}"
-
-
-def _path_part(name: str) -> str:
-    return urlencode({"": name})[1:].replace("+", "%20")
-
-
-def _query(request: Mapping[str, Any]) -> str:
-    """A search request as the query of a GET."""
-    fields: dict[str, str] = {}
-    for name, value in request.items():
-        if name == "sortby":
-            fields[name] = ",".join(f"+{order['field']}" for order in value)
-        elif name in ("collections", "bbox"):
-            fields[name] = ",".join(str(part) for part in value)
-        else:
-            fields[name] = value if isinstance(value, str) else json.dumps(value)
-    return urlencode(fields)

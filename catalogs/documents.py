@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import stac_geoparquet.arrow
 
-from catalogs.api import links_of, pages
-from catalogs.fetch import Fetch, parse_json
+from catalogs.fetch import Fetch, links_of, parse_json
 from catalogs.hrefs import check_href, is_remote, resolve_href, unsigned
 from mapper.errors import AssetError, CatalogError, ReadError, SpecError
 
@@ -151,7 +150,9 @@ def _looked_at(
         _take(doc, place, parent, holding, from_self=False)
         return
     if kind == "FeatureCollection":
-        for found in pages(fetch, place, first_page=doc):
+        from catalogs.api import pages  # not above: pystac-client takes 90 ms to import, and few catalogs need it
+
+        for found in pages(fetch, place, doc):
             _take(found, place, parent, holding, from_self=True)
         return
     if kind not in ("Catalog", "Collection"):

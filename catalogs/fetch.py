@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from catalogs.hrefs import check_href, is_remote, local_path, resolve_href, scheme_of, unsigned
-from mapper.errors import AssetError, CatalogError, CredentialsError, MapperError, ReadError, SpecError
+from mapper.errors import AssetError, CatalogError, CredentialsError, MapperError, MissingError, ReadError, SpecError
 
 _AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _LONGEST_WAIT_S = 30.0
@@ -135,10 +135,6 @@ class Fetch:
         return bytes(content)
 
 
-class MissingError(CatalogError):
-    """The server has nothing under this address."""
-
-
 def check_size(content: bytes | bytearray, place: str, limit: int) -> None:
     """CatalogError where an answer is larger than it may be."""
     if len(content) > limit:
@@ -164,6 +160,16 @@ def parse_json(content: bytes, place: str) -> dict[str, Any]:
     if not isinstance(doc, dict):
         raise CatalogError("a STAC document is a JSON object; this is not", catalog=unsigned(place))
     return doc
+
+
+def links_of(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The links of a document that are links."""
+    links = doc.get("links")
+    return [
+        link
+        for link in (links if isinstance(links, list) else [])
+        if isinstance(link, dict) and isinstance(link.get("href"), str) and isinstance(link.get("rel"), str)
+    ]
 
 
 def _session() -> requests.Session:

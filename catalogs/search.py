@@ -15,19 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shapely import get_num_coordinates, prepare
-from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.api import Api, links_of
 from catalogs.conditions import Filter, Interval, date_of, dates_of, did_you_mean, interval_of
 from catalogs.documents import PARQUET, Holding, absolute, parse_lines, table_items, walk
-from catalogs.fetch import Fetch, MissingError, check_size, parse_json
+from catalogs.fetch import Fetch, check_size, links_of, parse_json
 from catalogs.footprints import footprint_of
 from catalogs.hrefs import is_remote, local_path, resolve_href, unsigned
-from mapper.errors import CatalogError, EmptySearchError, SpecError
+from mapper.errors import CatalogError, EmptySearchError, MissingError, SpecError
+
+if TYPE_CHECKING:
+    from catalogs.api import Api
 
 StacItem: TypeAlias = dict[str, Any]
 """The JSON of one STAC item, its asset hrefs absolute."""
@@ -110,40 +111,42 @@ def _searched(doc: dict[str, Any], place: str, wanted: _Conditions, query: Query
         return _kept(holding, wanted, query)
     if collections and not wanted.collections:
         wanted = _Conditions(collections=collections, area=wanted.area, interval=wanted.interval, filter=wanted.filter)
-    return _answered(api, wanted, query, fetch)
+    return _answered(api, wanted, query)
 
 
 def _api_of(doc: dict[str, Any], place: str, fetch: Fetch) -> tuple[Api | None, frozenset[str]]:
     """The API a document belongs to, None where it is at rest; the collection it narrows a search to."""
     if not is_remote(place):
         return None, frozenset()
-    api = Api.announced(doc, place)
+    from catalogs.api import Api  # not above: pystac-client takes 90 ms to import, and files need none of it
+
+    api = Api.announced(doc, place, fetch)
     if api is not None:
         return api, frozenset()
     links = {link["rel"]: link["href"] for link in links_of(doc)}
     if doc.get("type") == "Collection" and "items" in links and "root" in links:
         root = resolve_href(links["root"], base=place)
         if root.rstrip("/") != place.rstrip("/"):
-            return Api.announced(fetch.json(root), root), frozenset((str(doc.get("id")),))
+            return Api.announced(fetch.json(root), root, fetch), frozenset((str(doc.get("id")),))
     return None, frozenset()
 
 
-def _answered(api: Api, wanted: _Conditions, query: Query, fetch: Fetch) -> list[StacItem]:
+def _answered(api: Api, wanted: _Conditions, query: Query) -> list[StacItem]:
     for collection in sorted(wanted.collections):
-        if not api.knows(fetch, collection):
-            _check_known(collection, _names(api, fetch), query)
+        if not api.knows(collection):
+            _check_known(collection, _names(api), query)
     request = _request(wanted)
     language = api.filter_language if wanted.filter else None
     if wanted.filter and language:
         text_or_json = wanted.filter.text if language == "cql2-text" else wanted.filter.expression.to_json()
-        request |= {"filter": text_or_json, "filter-lang": language}
+        request |= {"filter": text_or_json, "filter_lang": language}
     docs: list[StacItem] = []
-    for doc in api.items(fetch, request):
+    for doc in api.items(request):
         docs.append(absolute(doc, api.search_url, from_self=True))
         if len(docs) > _MOST_ITEMS:
             raise CatalogError(f"more than {_MOST_ITEMS} items answer", fix="narrow the area or the dates")
     if not docs:
-        raise _nothing(query, *_why_nothing(api, wanted, fetch))
+        raise _nothing(query, *_why_nothing(api, wanted))
     if wanted.filter and language:
         # The server has filtered, by names it may know better: what is plainly false it has let slip.
         docs = [doc for doc in docs if not wanted.filter.denies(doc)]
@@ -151,36 +154,37 @@ def _answered(api: Api, wanted: _Conditions, query: Query, fetch: Fetch) -> list
 
 
 def _request(wanted: _Conditions) -> dict[str, Any]:
+    """As ``ItemSearch`` of pystac-client takes it."""
     request: dict[str, Any] = {}
     if wanted.collections:
         request["collections"] = sorted(wanted.collections)
     if get_num_coordinates(wanted.area) > _MOST_VERTICES:
         request["bbox"] = list(wanted.area.bounds)
     else:
-        request["intersects"] = mapping(wanted.area)
+        request["intersects"] = wanted.area
     if wanted.interval != Interval():
         request["datetime"] = wanted.interval.text
     return request
 
 
-def _names(api: Api, fetch: Fetch) -> list[str]:
+def _names(api: Api) -> list[str]:
     try:
-        return api.collections(fetch)
+        return api.collections()
     except MissingError:
         return []
 
 
-def _why_nothing(api: Api, wanted: _Conditions, fetch: Fetch) -> tuple[str, str]:
+def _why_nothing(api: Api, wanted: _Conditions) -> tuple[str, str]:
     """What left nothing, and what to do: asked of the API with one condition less at a time."""
     request = _request(wanted)
-    if wanted.filter and api.first(fetch, request):
+    if wanted.filter and api.first(request):
         return "filter", "items lie in the area and the dates, and filter is true of none"
     request.pop("datetime", None)
-    if wanted.interval != Interval() and (near := api.first(fetch, request)):
+    if wanted.interval != Interval() and (near := api.first(request)):
         return "datetime", f"items lie in the area, such as one of {_day(near)}, and none in the dates"
     for name in ("intersects", "bbox"):
         request.pop(name, None)
-    if api.first(fetch, request):
+    if api.first(request):
         return "area", "the collections have items, and none in the area"
     return "collections", "the collections have no items"
 

@@ -8,6 +8,7 @@ MapperError                  what happened, where, and what to do about it
 │   └── MosaicError          the output is another job's, half made, or not a mosaic
 ├── CredentialsError         someone must log in: exit status 5
 ├── CatalogError             the catalog is down or answers nonsense: exit status 1
+│   └── MissingError         the catalog has nothing at this address
 ├── ReadError                imagery did not arrive this time: try the tile again
 ├── AssetError               imagery arrived and is bad: give the tile up
 ├── StoreError               the mosaic could not be written this time: try the tile again
@@ -73,6 +74,10 @@ class CredentialsError(MapperError):
 
 class CatalogError(MapperError):
     """The catalog is down, or what it answers is not STAC."""
+
+
+class MissingError(CatalogError):
+    """The catalog has nothing at this address."""
 
 
 class ReadError(MapperError):

@@ -6,9 +6,11 @@ the way the store's own tools find them; nothing of them passes through here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,9 +41,7 @@ def open_store(url: str, *, mode: Literal["r", "r+", "w"]) -> LocalStore | Fsspe
     try:
         return FsspecStore.from_url(url, read_only=read_only)
     except (ValueError, ImportError) as error:
-        raise MosaicError(
-            f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url
-        ) from error
+        raise _no_such_store(error, url) from error
 
 
 def store_failure(error: Exception, url: str, act: str, **where: object) -> MapperError:
@@ -63,7 +63,8 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Mapp
         return CredentialsError(
             f"the store refuses us: {error}", fix="check the credentials of this store", mosaic=url, **where
         )
-    if isinstance(error, PermissionError | NotADirectoryError) or "Read-only file system" in said:
+    no_place = isinstance(error, PermissionError | NotADirectoryError | FileNotFoundError) and is_local(url)
+    if no_place or "Read-only file system" in said:
         return MosaicError(
             f"the mosaic cannot be {act} here: {error}",
             fix="choose another output.mosaic, or mend its rights",
@@ -77,6 +78,10 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Mapp
     )
 
 
+def _no_such_store(error: Exception, url: str) -> MosaicError:
+    return MosaicError(f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url)
+
+
 class Folder:
     """A folder of small files, on this machine or in a bucket; every write is whole or absent."""
 
@@ -85,7 +90,10 @@ class Folder:
 
         self.url = url.rstrip("/")
         self._fs: AbstractFileSystem
-        self._fs, self._path = fsspec.core.url_to_fs(self.url)
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise _no_such_store(error, url) from error
 
     def child(self, name: str) -> Folder:
         """A folder in it."""
@@ -96,8 +104,10 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is none.
+            MosaicError, CredentialsError, StoreError: as ``store_failure`` says.
         """
-        content: Any = self._fs.cat_file(posixpath.join(self._path, name))
+        with self._told("read"):
+            content: Any = self._fs.cat_file(posixpath.join(self._path, name))
         return bytes(content)
 
     def write(self, name: str, content: bytes) -> None:
@@ -111,6 +121,16 @@ class Folder:
             self._put(path, content)
         except Exception as error:  # every store's library has errors of its own
             raise store_failure(error, self.url, "written") from error
+
+    @contextlib.contextmanager
+    def _told(self, act: str) -> Iterator[None]:
+        """Errors of the store in our words; a file that is not there stays one."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every store's library has errors of its own
+            raise store_failure(error, self.url, act) from error
 
     def _put(self, path: str, content: bytes) -> None:
         if is_local(self.url):
@@ -127,13 +147,15 @@ class Folder:
 
     def names(self, pattern: str = "*") -> list[str]:
         """Names of its files, in order; none where there is no folder."""
-        self._fs.invalidate_cache(self._path)
-        found = self._fs.glob(posixpath.join(self._path, pattern))
+        with self._told("read"):
+            self._fs.invalidate_cache(self._path)
+            found = self._fs.glob(posixpath.join(self._path, pattern))
         return sorted(posixpath.relpath(path, self._path) for path in found)
 
     def exists(self, name: str) -> bool:
         """Whether it has this file."""
-        return bool(self._fs.exists(posixpath.join(self._path, name)))
+        with self._told("read"):
+            return bool(self._fs.exists(posixpath.join(self._path, name)))
 
     def remove(self, name: str) -> None:
         """Take a file away; nothing happens where there is none."""

@@ -29,8 +29,8 @@ from mapper.imagery import NO_SOURCE
 from mapper.layout import MosaicSpec
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic, TileLayers, checksum, open_mosaic, source_checksum
-from mapper.storage import store_failure
 from mapper.prompts import Prompt
+from mapper.storage import store_failure
 
 LATTICE = Lattice(crs="EPSG:32645", res_x=0.5, res_y=0.5)
 GRID = Grid(lattice=LATTICE, box=PixelBox(-6_120_064, 668_032, -6_120_000, 668_128), shard_px=32, chunk_px=16)

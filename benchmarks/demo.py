@@ -1,0 +1,43 @@
+"""``resmap demo``, timed and recorded, with its picture for the README.
+
+python -m benchmarks.demo
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks.real_input import PICTURES
+from benchmarks.record import record
+from jobs.demo import demo
+from jobs.progress import Lines
+
+
+def main() -> None:
+    """Run the demo in a folder of its own and record what it reported."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = demo(Path(scratch), gpus=2, watcher=Lines(every_s=10))
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        shutil.copy(report.quicklook, PICTURES / "demo.png")
+        summary = report.summary
+        figures = {
+            "scores": report.scores,
+            "seconds": report.seconds,
+            "world_s": report.world_s,
+            "map_s": summary.seconds,
+            "tiles": dict(summary.tiles),
+            "workers": [dict(worker) for worker in summary.workers],
+            "overlap_disagreement": summary.seam,
+            "seams": {
+                "borders": report.seams.borders,
+                "differ": report.seams.differ,
+                "score_gap": report.seams.score_gap,
+            },
+        }
+        print(record("demo", figures))
+
+
+if __name__ == "__main__":
+    main()

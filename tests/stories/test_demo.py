@@ -1,0 +1,34 @@
+"""``resmap demo``: one command, offline, on the model that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mapper.models.pocket import WEIGHTS
+from tests.stories.command_line import Resmap
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"pocket has no weights yet: {WEIGHTS.name} is missing")
+def test_the_demo_maps_its_world_and_scores_what_it_promises(
+    resmap: Resmap, tmp_path: Path, ray_cluster: object
+) -> None:
+    said = resmap("demo", "--out", tmp_path, "--json")
+    assert said.status == 0, said.err
+    report = said.document
+    assert {"mosaic", "quicklook", "scores", "seconds"} <= set(report)
+    assert len(report["scores"]) >= 2
+    assert all(score >= 0.60 for score in report["scores"].values()), report["scores"]
+    assert len(report["summary"]["workers"]) == 2
+    assert report["seams"]["borders"] > 0
+    assert report["seams"]["differ"] < 0.05
+    assert Path(report["quicklook"]).read_bytes().startswith(b"\x89PNG")
+    verified = resmap("verify", "--full", "--json", report["mosaic"])
+    assert verified.status == 0
+    assert verified.document["checked"] == report["summary"]["tiles"]["planned"]
+    assert verified.document["bad"] == []
+    again = resmap("run", "--json", report["job"])
+    assert again.status == 0
+    assert again.document["worked_tiles"] == 0
