@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ def with_tables(text: str) -> str:
         path = RESULTS / f"{name}.json"
         if path.exists():
             lines = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))))
-            block = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
-            text = re.sub(block, lambda found, lines=lines: f"{found[1]}{lines}\n{found[2]}", text, flags=re.S)
+            before, begin, rest = text.partition(f"<!-- table {name} -->\n")
+            _, end, after = rest.partition("<!-- end -->")
+            text = f"{before}{begin}{lines}\n{end}{after}"
     return text
 
 

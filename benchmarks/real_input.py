@@ -149,7 +149,7 @@ def banepa(data: Path) -> Set:
     def truth(ds: xr.Dataset, step: int) -> NDArray[np.bool_]:
         crs = ds.rio.crs
         shapes = [transform_geom("EPSG:4326", crs, feature["geometry"]) for feature in footprints["features"]]
-        return rasterize(shapes, out_shape=ds["mask"].shape[-2:], transform=ds.rio.transform()).astype(bool)
+        return np.asarray(rasterize(shapes, out_shape=ds["mask"].shape[-2:], transform=ds.rio.transform()), np.bool_)
 
     return Set(
         name="oam-banepa",

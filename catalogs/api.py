@@ -35,8 +35,11 @@ class Api:
     """A STAC API, as its landing page announces it."""
 
     client: Client
-    url: str
     fetch: Fetch
+    url: str
+    search_url: str
+    method: str
+    """By which it is searched."""
 
     @classmethod
     def announced(cls, landing: Mapping[str, Any], url: str, fetch: Fetch) -> Api | None:
@@ -47,14 +50,13 @@ class Api:
         """
         if not any(link["rel"] == "search" for link in links_of(landing)):
             return None
-        door = _Door(fetch, url, held={**landing, "conformsTo": landing.get("conformsTo") or []})
         with _in_our_words(url):
-            return cls(client=Client.open(url.rstrip("/") + "/", stac_io=door), url=url, fetch=fetch)
-
-    @property
-    def search_url(self) -> str:
-        """Where it is searched, as it says itself."""
-        return self._search_link.absolute_href
+            held = {**landing, "conformsTo": [str(name) for name in landing.get("conformsTo") or ()]}
+            client = Client.open(url.rstrip("/") + "/", stac_io=_Door(fetch, url, held=held))
+            # Client.search would take the first link, whatever its method, and none without a media type.
+            links = sorted(client.get_links("search"), key=lambda link: link.extra_fields["method"] != "POST")
+            method = "POST" if links[0].extra_fields["method"] == "POST" else "GET"
+            return cls(client=client, fetch=fetch, url=url, search_url=links[0].absolute_href, method=method)
 
     @property
     def filter_language(self) -> str | None:
@@ -97,20 +99,14 @@ class Api:
             return sorted({str(found.get("id")) for page in listed for found in page["collections"]})
 
     @property
-    def _search_link(self) -> Link:
-        """The one to POST to if there is one: Client.search takes the first, and none without a media type."""
-        links = self.client.get_links("search")
-        return next((link for link in links if link.extra_fields["method"] == "POST"), links[0])
-
-    @property
     def _collections_url(self) -> str:
         link = self.client.get_single_link("data")
         return (link.absolute_href if link else f"{self.client.self_href}collections").rstrip("/")
 
     def _found(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         door = _Door(self.fetch, self.url)
-        method = self._search_link.extra_fields["method"]
-        return _items(ItemSearch(self.search_url, method=method, client=self.client, stac_io=door, **request), door)
+        found = ItemSearch(self.search_url, method=self.method, client=self.client, stac_io=door, **request)
+        return _items(found, door)
 
 
 def pages(fetch: Fetch, place: str, first_page: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -162,14 +158,14 @@ class _Door(StacApiIO):
             return super().read_text(source, *args, **kwargs)
         return self.request(str(source), *args, **kwargs)
 
+    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON object in a text."""
+        return parse_json(txt.encode(errors="surrogateescape"), self.place)
+
     def read_json(self, source: HREF, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """A document; in place of an empty page that leads on, the next: pystac-client would take it for the last."""
-        found, self._held = self._held, None
-        found = found or parse_json(
-            self.read_text(source, *args, **kwargs).encode(errors="surrogateescape"), self.place
-        )
-        posts = [str(link.get("method")).upper() == "POST" for link in links_of(found)]
-        links = [{**link, "method": "POST" if post else "GET"} for link, post in zip(links_of(found), posts)]
+        found, self._held = self._held or super().read_json(source, *args, **kwargs), None
+        links = [{**link, "method": str(link.get("method", "GET")).upper()} for link in links_of(found)]
         self.page = page = {**found, "links": links}
         self._empty = self._empty + 1 if page.get("features", page.get("collections")) == [] else 0
         following = next((link for link in links if link["rel"] == "next"), None)

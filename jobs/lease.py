@@ -92,7 +92,9 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError, MapperError):  # a store that is away for a moment is no reason to stop beating
+            with contextlib.suppress(
+                OSError, MapperError
+            ):  # a store away for a moment: beat on
                 holder = self._read()
                 if holder is None or holder.get("id") == self._holder["id"]:
                     self._write()

@@ -8,7 +8,9 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.warp import reproject
+from rasterio.features import rasterize
+from rasterio.warp import reproject, transform_geom
+from shapely.geometry import mapping
 
 from catalogs.select import items_order
 from jobs.grids import pixel_km2, placed
@@ -20,7 +22,7 @@ from mapper.mosaic import Mosaic
 from mapper.quicklook import sheet
 from mapper.read import RasterReader
 
-LARGEST_PX = 1100
+LARGEST_PX = 1600
 """Longer side of one panel."""
 
 
@@ -43,13 +45,14 @@ def write_quicklook(
     serving = {item for tile in plan.tiles if tile.step == step for item in tile.items}
     items = items_order([plan.items[item] for item in sorted(serving)], spec.imagery.composite)
     view = reader.read([placed(item, lattice) for item in items], lattice, box)
+    inside = _inside(plan, lattice, box)
     names = [prompt.name for prompt in mosaic.prompts]
     masks = {prompt.name: _mask(mosaic, plan, names.index(prompt.name), step, lattice, box) for prompt in spec.prompts}
     titles = {prompt.name: f"“{prompt.expression}”" for prompt in spec.prompts} | (captions or {})
     when = f" · {plan.steps[step]:%Y-%m-%d}" if len(plan.steps) > 1 else ""
     page = sheet(
         view.pixels[:3] if len(view.pixels) >= 3 else np.repeat(view.pixels[:1], 3, axis=0),
-        view.valid,
+        view.valid & inside,
         masks,
         title=spec.name + when,
         captions=titles,
@@ -109,6 +112,26 @@ def _mask(mosaic: Mosaic, plan: Plan, prompt: int, step: int, lattice: Lattice, 
             dst_nodata=UNMAPPED,
         )
         out = np.where(there == UNMAPPED, out, there)
+    return out
+
+
+def _inside(plan: Plan, lattice: Lattice, box: PixelBox) -> NDArray[np.bool_]:
+    """``(y, x)``: the picture's pixels in the area, all zones together."""
+    inside = np.zeros(box.shape, np.bool_)
+    for grid in plan.grids:
+        shape = transform_geom(grid.lattice.crs, lattice.crs, mapping(plan.areas[grid.name]))
+        inside |= rasterize([shape], out_shape=box.shape, transform=lattice.transform(box), all_touched=True) > 0
+    return inside
+
+
+def _closed(mask: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The mask with the cracks between zones filled: a picture's pixel there has its centre in a mapped pixel of
+    neither, and looks like a pixel beside it. Outside the area it is unmapped."""
+    out = mask.copy()
+    for axis, step in ((1, 1), (1, -1), (0, 1), (0, -1)):
+        crack = (out == UNMAPPED) & inside
+        out[crack] = np.roll(mask, step, axis)[crack]
+    out[~inside] = UNMAPPED
     return out
 
 

@@ -110,14 +110,13 @@ class Tally:
         self.counts[name] = self.counts.get(name, np.zeros(4, np.int64)) + np.array(now, np.int64)
 
     def report(self) -> dict[str, dict[str, float]]:
-        """IoU of each class, and beside it the IoU of answering yes everywhere."""
-        return {
-            name: {
-                "iou": round(float(both / max(1, either)), 4),
-                "all_yes_iou": round(float(truth / max(1, known)), 4),
-            }
-            for name, (known, truth, both, either) in self.counts.items()
-        }
+        """IoU of each class; beside it that of yes everywhere, and of yes at random as often as it is so."""
+        lines = {}
+        for name, (known, truth, both, either) in self.counts.items():
+            share = float(truth / max(1, known))
+            found = {"iou": float(both / max(1, either)), "all_yes_iou": share, "chance_iou": share / (2 - share)}
+            lines[name] = {key: round(value, 4) for key, value in found.items()}
+        return lines
 
     def mean(self) -> float:
         """Mean IoU over the classes."""

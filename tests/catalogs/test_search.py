@@ -251,6 +251,44 @@ class TestAnApi:
         with scripted_api(lambda url: {"/": landing(url), "/search": page(*SCENES)}) as api:
             assert names(api.url) == ["a", "b", "range", "later"]
 
+    def test_a_server_that_announces_no_classes_is_asked_for_no_more_than_it_need_know(self) -> None:
+        def sparse(url: str) -> dict[str, Route]:
+            page_of_it = {**landing(url), "conformsTo": None, "links": [{"rel": "search", "href": "./search"}, {}, 1]}
+            return {"/": page_of_it, "/search": page(*SCENES), "/collections/fields": {}}
+
+        with scripted_api(sparse) as api:
+            assert names(api.url, filter="eo:cloud_cover > 20") == ["later"]
+            (request,) = api.asked("/search")
+            assert (request.method, set(request.query)) == ("GET", {"collections", "intersects", "limit"})
+            assert len(api.asked("/")) == 1
+
+    @pytest.mark.parametrize("href", ["file:///etc/hostname", "file:/etc/hostname", "http://example.com/search"])
+    def test_a_search_link_that_names_a_file_or_another_host_is_refused(self, href: str) -> None:
+        links = [{"rel": "search", "href": href, "type": "application/geo+json"}]
+        with scripted_api(lambda url: {"/": {**landing(url), "links": links}}) as api, pytest.raises(CatalogError):
+            names(api.url, collections=())
+
+    def test_a_landing_page_that_is_no_stac_catalog_is_the_catalog_s_fault(self) -> None:
+        for lost in ("id", "type", "stac_version"):
+
+            def unfinished(url: str, lost: str = lost) -> dict[str, Route]:
+                return {"/": {key: value for key, value in landing(url).items() if key != lost}}
+
+            with scripted_api(unfinished) as api, pytest.raises(CatalogError, match="is not STAC") as caught:
+                names(api.url)
+            assert caught.value.where["catalog"] == api.url
+
+    def test_a_body_to_merge_is_merged_with_the_question(self) -> None:
+        def answer(request: Request) -> dict[str, Any]:
+            following = {"href": "/search", "method": "post", "merge": True, "body": {"token": "t"}}
+            return page(SCENES[1]) if "token" in request.body else page(SCENES[0], next=following)
+
+        routes: dict[str, Route] = {"/collections/fields": {}, "/search": answer}
+        with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
+            assert names(api.url) == ["b", "later"]
+            first, second = api.asked("/search")
+            assert second.body == {**first.body, "token": "t"}
+
     def test_the_recorded_planetary_computer_is_understood(self) -> None:
         exchanges = json.loads(real("recorded/pc-pages-10x4.json").read_text())
 
@@ -347,6 +385,41 @@ class TestHostilePaging:
         routes: dict[str, Route] = {"/collections/fields": {}, "/search": answer}
         with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
             assert names(api.url) == ["later"]
+
+    def test_an_empty_page_that_leads_on_is_not_the_end(self) -> None:
+        def answer(request: Request) -> dict[str, Any]:
+            n = int(request.query.get("n", ["0"])[0])
+            return page(*SCENES[n : n + n % 2], next={"href": f"/search?n={n + 1}"} if n < 3 else None)
+
+        routes: dict[str, Route] = {"/collections/fields": {}, "/search": answer}
+        with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
+            assert names(api.url) == ["b"]
+            assert len(api.asked("/search")) == 4
+
+    def test_empty_pages_without_end_are_an_error(self) -> None:
+        def answer(request: Request) -> dict[str, Any]:
+            return page(next={"href": f"/search?n={int(request.query.get('n', ['0'])[0]) + 1}"})
+
+        routes: dict[str, Route] = {"/collections/fields": {}, "/search": answer}
+        with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
+            with pytest.raises(CatalogError, match="do not end"):
+                names(api.url)
+            assert len(api.asked("/search")) < 10
+
+    def test_a_next_page_under_another_scheme_is_asked_over_ours(self) -> None:
+        def routes(url: str) -> dict[str, Route]:
+            following = {"href": f"{url.replace('http:', 'https:')}/more"}
+            found = {"/search": page(SCENES[0], next=following), "/more": page(SCENES[1])}
+            return {"/": landing(url), "/collections/fields": {}, **found}
+
+        with scripted_api(routes) as api:
+            assert names(api.url) == ["b", "later"]
+
+    def test_an_item_collection_on_a_server_is_followed_to_its_end(self) -> None:
+        first = page(SCENES[0], next={"href": "more.json"})
+        with scripted_api({"/first.json": first, "/more.json": page(*SCENES[1:3])}) as api:
+            assert names(f"{api.url}/first.json") == ["a", "b", "later"]
+            assert len(api.requests) == 2
 
     @pytest.mark.parametrize(
         "href",
