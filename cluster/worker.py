@@ -52,7 +52,8 @@ class Worker:
         return WorkerFacts(
             name=self._name,
             device=segmenter.device,
-            fingerprint=segmenter.fingerprint,
+            # A GPU and a CPU round differently: their answers are not mixed in one mosaic.
+            fingerprint=f"{segmenter.fingerprint} on {segmenter.device.partition(':')[0]}",
             host=socket.gethostname(),
             pid=os.getpid(),
         )

@@ -31,6 +31,9 @@ app = typer.Typer(
     "5 credentials · 6 cancelled · 7 verify failed · 130 interrupted.",
 )
 
+LARGEST_PICTURE_PX = 300_000_000
+"""Pixels of a mosaic that is drawn unasked: some seconds' worth."""
+
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones where the machine has none.")]
@@ -198,7 +201,26 @@ def run(
         if summary.workers:
             _workers_table(console, summary)
         _ending(console, summary)
+        if summary.worked_tiles:
+            picture = _picture(under_way)
+            if picture is not None:
+                console.print(f"Picture  {picture}", soft_wrap=True)
     raise typer.Exit(summary.exit_status)
+
+
+def _picture(under_way: Run) -> Path | None:
+    """A quick-look of a finished run beside its ledger, where that is a local folder and the map is not large."""
+    from jobs.quicklook import write_quicklook
+    from mapper.storage import is_local
+
+    prepared = under_way.prepared
+    mosaic, plan = prepared.job.spec.output.mosaic, prepared.plan
+    pixels = sum(plan.grids[tile.grid].shard_px ** 2 for tile in plan.tiles)
+    if not is_local(mosaic) or pixels > LARGEST_PICTURE_PX:
+        return None
+    path = Path(mosaic.removeprefix("file://")) / ".resmap" / "runs" / under_way.name / "quicklook.png"
+    write_quicklook(prepared, path)
+    return path
 
 
 def _check_budget(job: Any) -> None:

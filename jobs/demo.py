@@ -100,7 +100,7 @@ imagery:
   collections: [{catalog.collection}]
   bands: [red, green, blue]
   composite: least-cloudy
-grid: {{crs: utm, resolution_m: 1.0, shard_px: 512, chunk_px: 256}}
+grid: {{crs: utm, resolution_m: 1.0, shard_px: 1024, chunk_px: 512}}
 prompts:
 {prompts}
 model: {{name: pocket}}

@@ -92,9 +92,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(
-                OSError, MapperError
-            ):  # a store away for a moment: beat on
+            with contextlib.suppress(OSError, MapperError):  # a store away for a moment: beat on
                 holder = self._read()
                 if holder is None or holder.get("id") == self._holder["id"]:
                     self._write()

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.plan import PlannedTile
+from mapper.errors import MosaicError
 from mapper.storage import Folder
 
 State = Literal["done", "nodata", "failed", "quarantined"]
@@ -203,7 +204,15 @@ class RunFolder:
         return Ledger(self._folder, first_part=parts + 1, clock=clock)
 
     def _table(self, name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(self._folder.read(name)))
+        content = io.BytesIO(self._folder.read(name))
+        try:
+            return pq.read_table(content, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:  # a page that fails its checksum is an OSError to pyarrow
+            raise MosaicError(
+                "a file of the run cannot be read: it is damaged",
+                fix="bring it back from a copy; a ledger part may also be deleted: its tiles are then mapped again",
+                file=f"{self._folder.url}/{name}",
+            ) from error
 
 
 class Ledger:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from cluster.telemetry import Telemetry, WorkerSample
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import FINISHED, Entry
+from jobs.ledger import FINISHED, Entry, RunFolder, run_names
 from jobs.prepare import (
     Prepared,
     check_output,
@@ -230,7 +230,7 @@ def _execute(
             try:
                 workers = pool.facts()
                 devices = ", ".join(sorted({worker.device for worker in workers}))
-                facts = _agreed(facts, workers)
+                facts = _agreed(facts, workers, _fingerprints(spec.output.mosaic))
                 folder.save_facts(facts)
                 _register(prepared, "running", facts["planned"], facts["planned"] - len(wanted))
                 tally.begun = time.monotonic()
@@ -343,19 +343,24 @@ def _entry(outcome: Outcome, names: list[str]) -> Entry:
     )
 
 
-def _agreed(facts: dict[str, Any], workers: list[WorkerFacts] | Any) -> dict[str, Any]:
+def _fingerprints(mosaic: str) -> set[str]:
+    """Of the models that have written to a mosaic: one, or none yet."""
+    facts = [RunFolder(mosaic, name).facts() for name in run_names(mosaic)]
+    return {str(fact["fingerprint"]) for fact in facts if fact.get("fingerprint")}
+
+
+def _agreed(facts: dict[str, Any], workers: Sequence[WorkerFacts], earlier: set[str]) -> dict[str, Any]:
     """The run's facts with its workers in them.
 
     Raises:
-        ModelError: the workers, or an earlier part of this run, loaded something else.
+        ModelError: the workers, or an earlier run of this mosaic, loaded something else.
     """
-    prints = {worker.fingerprint for worker in workers}
-    before = facts.get("fingerprint")
-    if len(prints) > 1 or (before is not None and prints != {before}):
+    prints = {worker.fingerprint for worker in workers} | earlier
+    if len(prints) > 1:
         raise ModelError(
-            "the model is not the same in all workers, or not the one this run began with",
+            "the model is not the same in all workers, or not the one this mosaic began with",
             fix="give every node the same weights, or write to a new mosaic",
-            found=", ".join(sorted(prints | ({before} if before else set()))),
+            found=", ".join(sorted(prints)),
         )
     return facts | {"fingerprint": next(iter(prints)), "workers": [asdict(worker) for worker in workers]}
 

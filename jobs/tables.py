@@ -78,7 +78,11 @@ def plan_table(prepared: Prepared, cost: Estimate, device: str) -> Table:
 
 def runs_table(rows: Sequence[RunRow]) -> Table:
     """The registry, a row a run."""
-    table = Table("run", "state", "tiles", "updated", "mosaic")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    for heading in ("state", "tiles", "updated"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("mosaic", overflow="fold")
     for row in rows:
         table.add_row(
             row.run,

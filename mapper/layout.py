@@ -102,10 +102,11 @@ def _create_coordinates(group: zarr.Group, grid: Grid, spec: MosaicSpec) -> None
     crs = CRS.from_user_input(grid.lattice.crs)
     transform = grid.lattice.transform(grid.box)
     cf = {entry["axis"].lower(): dict(entry) for entry in crs.cs_to_cf() if entry.get("axis") in ("X", "Y")}
-    rows, columns = grid.shape
+    lattice, box = grid.lattice, grid.box
+    # From the CRS's zero and not from the corner: two areas give one pixel the same coordinate, to the last bit.
     axes = {
-        "x": transform.c + (np.arange(columns) + 0.5) * transform.a,
-        "y": transform.f + (np.arange(rows) + 0.5) * transform.e,
+        "x": lattice.phase_x + (np.arange(box.left, box.right) + 0.5) * lattice.res_x,
+        "y": lattice.phase_y - (np.arange(box.top, box.bottom) + 0.5) * lattice.res_y,
     }
     for name, centres in axes.items():
         _put(group, name, centres, (name,), cf.get(name, {}))

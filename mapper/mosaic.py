@@ -55,7 +55,7 @@ class Mosaic:
         self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {}
         facts = root.attrs.get("resmap")
         if not isinstance(facts, dict) or "layout" not in facts:
-            raise MosaicError("this Zarr group is not a resmap mosaic", mosaic=url)
+            raise MosaicError("this Zarr group is not a resmap mosaic", fix="choose another output.mosaic", mosaic=url)
         if int(facts["layout"]) > LAYOUT:
             raise MosaicError(
                 f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}",

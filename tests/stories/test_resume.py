@@ -23,7 +23,7 @@ import yaml
 from jobs.job import Job
 from jobs.ledger import Entry, RunFolder
 from jobs.run import Summary
-from mapper.errors import BusyError, MapperError, MosaicError
+from mapper.errors import BusyError, MapperError, ModelError, MosaicError
 from tests.stories.world import World, layers, mapped
 
 GPUS = 2
@@ -316,6 +316,23 @@ def test_another_sentence_under_a_known_name_is_refused(world: World, tmp_path: 
     with pytest.raises(MosaicError, match="'warm' stands in this mosaic for 'what is red'"):
         mapped(world.job(tmp_path / "map.zarr", prompts=[{"name": "warm", "expression": "what is blue"}]))
     assert len(list((tmp_path / "map.zarr").glob(".resmap/runs/*"))) == 1
+
+
+def test_a_mosaic_is_answered_by_one_edition_of_a_model(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.job(tmp_path / "map.zarr", model={"name": "context"}, grid={"shard_px": 256})
+    mapped(job)
+    before = shards(tmp_path / "map.zarr")
+    monkeypatch.setenv("CONTEXT_EDITION", "2")
+    job["prompts"].append({"name": "cold", "expression": "what is blue"})
+    with pytest.raises(ModelError, match="not the one this mosaic began with") as refused:
+        mapped(job)
+    assert "new mosaic" in refused.value.fix
+    after = shards(tmp_path / "map.zarr")
+    assert {name: after[name] for name in before} == before
+    monkeypatch.setenv("CONTEXT_EDITION", "1")
+    assert mapped(job).state == "done"
 
 
 def test_two_runs_of_one_process_never_write_one_mosaic(

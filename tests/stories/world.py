@@ -217,7 +217,8 @@ def layers(mosaic: Path | str, tree: str = "") -> xr.Dataset:
     """All of a mosaic as stored, in memory, opened as anybody would."""
     group = f"{tree}/0".lstrip("/")
     with xr.open_zarr(str(mosaic), group=group, mask_and_scale=False) as dataset:
-        return dataset.load()
+        loaded: xr.Dataset = dataset.load()
+    return loaded
 
 
 def same_pixels(one: xr.Dataset, other: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
@@ -252,7 +253,7 @@ def _blocks(seed: int, rows: int, columns: int) -> NDArray[np.uint8]:
     dice = np.random.default_rng(seed)
     fields = dice.integers(60, 220, (3, rows // 9 + 1, columns // 9 + 1))
     pixels = np.kron(fields, np.ones((9, 9), int))[:, :rows, :columns]
-    return np.clip(pixels + dice.integers(-12, 13, pixels.shape), 1, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels + dice.integers(-12, 13, pixels.shape), 1, 255), np.uint8)
 
 
 def _item(

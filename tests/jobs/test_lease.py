@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import lease as leases
+from jobs.lease import Lease
+from mapper.errors import BusyError, MosaicError
+
+
+def holder(mosaic: Path) -> dict[str, Any] | None:
+    path = mosaic / ".resmap" / "lease.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def left_behind(mosaic: Path, **changes: Any) -> None:
+    """A lease as another driver would have left it."""
+    fields = {"run": "other", "host": socket.gethostname(), "pid": 1, "process": "?", "id": "x", "at": time.time()}
+    path = mosaic / ".resmap" / "lease.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields | changes))
+
+
+def dead_pid() -> int:
+    over = subprocess.Popen([sys.executable, "-c", ""])
+    over.wait(20)
+    return over.pid
+
+
+def test_a_lease_is_there_while_it_is_held_and_gone_afterwards(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "run-1"):
+        held = holder(tmp_path)
+        assert held is not None
+        assert (held["run"], held["pid"], held["host"]) == ("run-1", os.getpid(), socket.gethostname())
+    assert holder(tmp_path) is None
+
+
+def test_a_lease_is_let_go_when_the_run_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the run failed"), Lease(str(tmp_path), "run-1"):
+        raise ValueError("the run failed")
+    assert holder(tmp_path) is None
+
+
+def test_a_mosaic_that_is_held_is_refused_to_others_and_they_are_told_by_whom(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), "run-1"):
+        with pytest.raises(BusyError, match="run run-1 is writing") as refused, Lease(str(tmp_path), "run-2"):
+            pass
+        assert refused.value.where["pid"] == os.getpid()
+        assert "resmap status" in refused.value.fix
+        held = holder(tmp_path)
+        assert held is not None
+        assert held["run"] == "run-1"
+
+
+def test_a_living_driver_of_this_machine_keeps_its_lease(tmp_path: Path) -> None:
+    left_behind(tmp_path, pid=os.getppid())
+    with pytest.raises(BusyError), Lease(str(tmp_path), "run-2"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        lambda: {"pid": dead_pid()},
+        lambda: {"pid": os.getpid(), "process": "an earlier one of the same id, as in a container"},
+        lambda: {"pid": os.getppid(), "at": time.time() - leases.STALE_AFTER_S - 1},
+        lambda: {"host": "elsewhere", "at": time.time() - leases.STALE_AFTER_S - 1},
+    ],
+    ids=["killed here", "same process id", "id taken by another program", "silent elsewhere"],
+)
+def test_the_lease_of_a_driver_that_is_gone_is_taken_over_at_once(tmp_path: Path, who: Any) -> None:
+    left_behind(tmp_path, **who())
+    with Lease(str(tmp_path), "run-2"):
+        held = holder(tmp_path)
+        assert held is not None
+        assert held["run"] == "run-2"
+
+
+def test_a_driver_of_another_machine_is_waited_out(tmp_path: Path) -> None:
+    left_behind(tmp_path, host="elsewhere")
+    with pytest.raises(BusyError, match="other"), Lease(str(tmp_path), "run-2"):
+        pass
+
+
+def test_a_lease_that_cannot_be_read_holds_nobody_up(tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    (tmp_path / ".resmap" / "lease.json").write_text("{")
+    with Lease(str(tmp_path), "run-2"):
+        assert holder(tmp_path) is not None
+
+
+def test_of_many_that_begin_at_once_one_gets_the_mosaic(tmp_path: Path) -> None:
+    count = 12
+    start, refused, held = threading.Barrier(count), [], []
+    over = threading.Barrier(count)
+
+    def drive(number: int) -> None:
+        start.wait(20)
+        try:
+            with Lease(str(tmp_path), f"run-{number}"):
+                held.append(number)
+                over.wait(20)
+        except BusyError:
+            refused.append(number)
+            over.wait(20)
+
+    threads = [threading.Thread(target=drive, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(held) == 1
+    assert len(refused) == count - 1
+
+
+def test_a_lease_is_kept_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
+    with Lease(str(tmp_path), "run-1"):
+        before = holder(tmp_path)
+        deadline = time.monotonic() + 20
+        while holder(tmp_path) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert before is not None
+        assert (holder(tmp_path) or {})["at"] > before["at"]
+
+
+def test_a_lease_that_another_has_taken_over_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
+    with Lease(str(tmp_path), "run-1"):
+        left_behind(tmp_path)
+        time.sleep(0.2)  # many heartbeats
+        assert (holder(tmp_path) or {})["run"] == "other"
+    assert (holder(tmp_path) or {})["run"] == "other"
+
+
+def test_where_nothing_can_be_written_there_is_no_lease(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MosaicError, match="cannot be written here") as refused, Lease(str(tmp_path / "file"), "run-1"):
+        pass
+    assert "output.mosaic" in refused.value.fix

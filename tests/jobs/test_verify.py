@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.verify import verify
+from tests.stories.command_line import Resmap
+from tests.stories.world import World, layers, mapped
+
+
+@pytest.fixture(scope="module")
+def good(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    mosaic = tmp_path_factory.mktemp("good") / "map.zarr"
+    mapped(world.job(mosaic))
+    return mosaic
+
+
+@pytest.fixture
+def mosaic(good: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(good, tmp_path / "map.zarr"))
+
+
+def shard(mosaic: Path, layer: str, row: int, column: int) -> Path:
+    lead = "0" if layer == "source" else "0/0"
+    return mosaic / f"0/{layer}/c/{lead}/{row}/{column}"
+
+
+def busiest(mosaic: Path) -> tuple[int, int]:
+    """Row and column of a shard that holds both answers."""
+    mask = layers(mosaic)["mask"].to_numpy()[0, 0]
+    blocks = mask.reshape(mask.shape[0] // 128, 128, -1, 128).swapaxes(1, 2)
+    answers = np.minimum((blocks == 0).sum((2, 3)), (blocks == 1).sum((2, 3)))
+    row, column = np.unravel_index(int(answers.argmax()), answers.shape)
+    return int(row), int(column)
+
+
+def flip(path: Path, at: float) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[int(at * len(raw))] ^= 0x10
+    path.write_bytes(raw)
+
+
+def test_a_good_mosaic_has_every_tile_read_back(good: Path, resmap: Resmap) -> None:
+    said = resmap("verify", "--full", "--json", good)
+    assert said.status == 0
+    assert said.document == {"checked": 33, "bad": [], "unfinished": 0}
+    assert "0 bad" in resmap("verify", good).out
+
+
+@pytest.mark.parametrize("layer", ["mask", "score", "source"])
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.6, 0.95])
+def test_a_flipped_byte_is_found_and_its_tile_named(mosaic: Path, resmap: Resmap, layer: str, at: float) -> None:
+    row, column = busiest(mosaic)
+    flip(shard(mosaic, layer, row, column), at)
+    said = resmap("verify", "--full", "--json", mosaic)
+    assert said.status == 7
+    (bad,) = said.document["bad"]
+    assert f"r{row}c{column}" in bad["tile"]
+    assert bad["reason"]
+    assert f"r{row}c{column}" in resmap("verify", "--full", mosaic).out
+
+
+@pytest.mark.parametrize("layer", ["mask", "score", "source"])
+def test_a_shard_that_is_gone_is_found(mosaic: Path, resmap: Resmap, layer: str) -> None:
+    row, column = busiest(mosaic)
+    shard(mosaic, layer, row, column).unlink()
+    said = resmap("verify", "--full", "--json", mosaic)
+    assert said.status == 7
+    assert [f"r{row}c{column}" in bad["tile"] for bad in said.document["bad"]] == [True]
+
+
+def test_two_shards_that_changed_places_are_both_found(mosaic: Path) -> None:
+    row, column = busiest(mosaic)
+    one, other = shard(mosaic, "mask", row, column), shard(mosaic, "mask", row, column + 1)
+    one_bytes, other_bytes = one.read_bytes(), other.read_bytes()
+    assert one_bytes != other_bytes
+    one.write_bytes(other_bytes)
+    other.write_bytes(one_bytes)
+    found = {bad.tile.split("/")[1] for bad in verify(str(mosaic), full=True).bad}
+    assert found == {f"r{row}c{column}", f"r{row}c{column + 1}"}
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: raw[: len(raw) // 2], lambda raw: b""], ids=["cut", "emptied"])
+def test_a_shard_that_was_cut_short_is_found(mosaic: Path, spoil: Callable[[bytes], bytes]) -> None:
+    row, column = busiest(mosaic)
+    path = shard(mosaic, "score", row, column)
+    path.write_bytes(spoil(path.read_bytes()))
+    (bad,) = verify(str(mosaic), full=True).bad
+    assert f"r{row}c{column}" in bad.tile
+
+
+def test_a_sample_is_spread_over_the_run(mosaic: Path) -> None:
+    report = verify(str(mosaic), full=False, sample=5)
+    assert 4 <= report.checked <= 7
+    assert report.bad == ()
+
+
+def test_a_mosaic_whose_ledger_is_gone_cannot_be_verified(mosaic: Path, resmap: Resmap) -> None:
+    shutil.rmtree(mosaic / ".resmap")
+    said = resmap("verify", mosaic)
+    assert said.status == 3
+    assert "no run of this mosaic left a ledger" in said.complaint
+
+
+def test_a_run_that_finds_its_own_tiles_spoilt_at_its_end_exits_7(
+    world: World, mosaic: Path, resmap: Resmap, tmp_path: Path
+) -> None:
+    import yaml
+
+    # One tile is taken out of the ledger, all others are spoilt on disk: the run that does it again reads some back.
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(world.job(mosaic)))
+    shutil.rmtree(mosaic / ".resmap")
+    shutil.rmtree(mosaic)
+    assert resmap("run", "--local", job).status == 0
+    from jobs.ledger import RunFolder
+
+    (run,) = [path.name for path in mosaic.glob(".resmap/runs/*")]
+    folder = RunFolder(str(mosaic), run)
+    entries = list(folder.entries())
+    for part in mosaic.glob(".resmap/runs/*/ledger/*"):
+        part.unlink()
+    ledger = folder.ledger()
+    for entry in entries[1:]:
+        ledger.record(entry)
+    ledger.flush()
+    folder.save_facts({key: value for key, value in folder.facts().items() if key != "summary"} | {"state": "running"})
+    for path in (mosaic / "0" / "mask" / "c").rglob("*"):
+        if path.is_file():
+            flip(path, 0.5)
+    said = resmap("run", "--local", job)
+    assert said.status == 7
+    assert "resmap verify" in said.remedy
