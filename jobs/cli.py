@@ -219,7 +219,10 @@ def _picture(under_way: Run) -> Path | None:
     if not is_local(mosaic) or pixels > LARGEST_PICTURE_PX:
         return None
     path = Path(mosaic.removeprefix("file://")) / ".resmap" / "runs" / under_way.name / "quicklook.png"
-    write_quicklook(prepared, path)
+    try:
+        write_quicklook(prepared, path)
+    except MapperError:  # a file that spoilt a tile spoils the picture too; the run has said so
+        return None
     return path
 
 

@@ -45,15 +45,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         with self._alone():
-            holder = self._read()
-            if holder is not None and not self._gone(holder):
-                raise BusyError(
-                    f"run {holder.get('run')} is writing this mosaic now",
-                    fix="wait for it; `resmap status` shows it",
-                    mosaic=self._mosaic,
-                    host=holder.get("host"),
-                    pid=holder.get("pid"),
-                )
+            self.refuse_if_held()
             self._write()
         now = self._read()
         if now is None or now.get("id") != self._holder["id"]:  # another took it in the same moment
@@ -71,6 +63,22 @@ class Lease:
         holder = self._read()
         if holder is not None and holder.get("id") == self._holder["id"]:
             self._folder.remove("lease.json")
+
+    def refuse_if_held(self) -> None:
+        """Whether a driver that lives has it.
+
+        Raises:
+            BusyError: one has.
+        """
+        holder = self._read()
+        if holder is not None and not self._gone(holder):
+            raise BusyError(
+                f"run {holder.get('run')} is writing this mosaic now",
+                fix="wait for it; `resmap status` shows it",
+                mosaic=self._mosaic,
+                host=holder.get("host"),
+                pid=holder.get("pid"),
+            )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

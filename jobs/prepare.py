@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
 from mapper.errors import AssetError, MosaicError, ReadError, SpecError
+from mapper.grid import Grid
 from mapper.imagery import Band, Item
 from mapper.layout import MosaicSpec
 from mapper.mosaic import Mosaic
@@ -266,13 +266,10 @@ def check_room(mosaic: str) -> None:
         )
 
 
-def unmake(mosaic: str) -> None:
-    """Take away a mosaic that this process has made and in which nothing was mapped."""
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(mosaic)
-    with contextlib.suppress(OSError):
-        filesystem.rm(path, recursive=True)
+def unmake(mosaic: str, grids: Sequence[Grid]) -> None:
+    """Take away a mosaic that this process has made and in which nothing was mapped: what we put there, no more."""
+    ours = [".resmap", "zarr.json", *{grid.name or "0" for grid in grids}]
+    Folder(mosaic).remove_tree(ours)
 
 
 def check_output(prepared: Prepared, mosaic: Mosaic) -> None:

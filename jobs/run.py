@@ -205,12 +205,13 @@ def _execute(
     if prepared.saved and not retry and (ended := _ended_before(prepared)) is not None:
         watcher.say(f"run {prepared.run} is finished; nothing to do")
         return ended
-    fresh = not Mosaic.exists(spec.output.mosaic)
-    if fresh:
-        check_room(spec.output.mosaic)
-    else:
+    lease = Lease(spec.output.mosaic, prepared.run)
+    lease.refuse_if_held()  # before the mosaic is looked at: its driver may be making it just now
+    if Mosaic.exists(spec.output.mosaic):
         check_output(prepared, Mosaic.open(spec.output.mosaic, writable=False))
-    with Lease(spec.output.mosaic, prepared.run), _put_right(prepared, fresh=fresh):
+    else:
+        check_room(spec.output.mosaic)
+    with lease, _put_right(prepared, fresh=not Mosaic.exists(spec.output.mosaic)):
         if not prepared.saved and folder.exists():  # another driver planned it since we looked
             prepared = prepare(prepared.job)
         if not prepared.saved:
@@ -249,7 +250,7 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
     except MapperError as error:
         folder = prepared.folder
         if fresh and next(folder.entries(), None) is None:
-            unmake(prepared.job.spec.output.mosaic)
+            unmake(prepared.job.spec.output.mosaic, prepared.plan.grids)
         elif folder.exists():
             facts = folder.facts() | {"state": "stopped", "error": str(error)}
             folder.save_facts(facts)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,3 +163,12 @@ class Folder:
             self._fs.rm_file(posixpath.join(self._path, name))
         except FileNotFoundError:
             return
+
+    def remove_tree(self, names: Sequence[str]) -> None:
+        """Take these files and folders of it away, and itself if nothing else is in it."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm(posixpath.join(self._path, name), recursive=True)
+        if is_local(self.url):
+            with contextlib.suppress(OSError):  # somebody's files are in it
+                Path(self._path).rmdir()

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from pyproj import Transformer
-from shapely.geometry import Polygon
 
 from mapper.masks import UNMAPPED
-from tests.stories.world import COLLECTION, CORNER, World, layers, mapped, merged, same_pixels, seen_items
+from tests.stories.world import COLLECTION, World, layers, mapped, merged, same_pixels, seen_items
 
 BASE: dict[str, Any] = {"model": {"name": "context"}, "imagery": {"composite": "latest"}}
 """A model of which every pixel depends on all pixels of its window; and no item hides the others everywhere."""
@@ -113,7 +111,7 @@ def test_a_part_of_the_area_gets_the_pixels_of_the_whole(
     if changes:
         whole = tmp_path / "whole.zarr"
         mapped(world.job(whole, **settings))
-    mapped(world.job(tmp_path / "part.zarr", **settings, area={"wkt": _wkt(PARTS[part])}))
+    mapped(world.job(tmp_path / "part.zarr", **settings, area=world.rectangle(*PARTS[part])))
     compared = 0
     for tree in TREES.get(grid, ("",)):
         one, other = layers(whole, tree), layers(tmp_path / "part.zarr", tree)
@@ -131,17 +129,14 @@ def test_a_part_of_the_area_gets_the_pixels_of_the_whole(
     assert compared > 1000
 
 
-@pytest.mark.xfail(
-    strict=True, reason="mapper/layout.py counts coordinates from the array's corner: the last bits differ"
-)
 def test_pixels_of_one_place_have_the_same_coordinates_in_mosaics_of_different_areas(
     world: World, tmp_path: Path
 ) -> None:
     # 0.3 m: no binary fraction, so a coordinate counted from the array's corner would depend on the corner.
     job = world.job(tmp_path / "one.zarr", grid={"resolution_m": 0.3})
-    job["area"] = {"wkt": _wkt((100, 200, 130, 220))}
+    job["area"] = world.rectangle(100, 200, 130, 220)
     mapped(job)
-    job["area"], job["output"] = {"wkt": _wkt((40, 170, 115, 230))}, {"mosaic": str(tmp_path / "other.zarr")}
+    job["area"], job["output"] = world.rectangle(40, 170, 115, 230), {"mosaic": str(tmp_path / "other.zarr")}
     mapped(job)
     one, other = layers(tmp_path / "one.zarr"), layers(tmp_path / "other.zarr")
     for axis in ("x", "y"):
@@ -149,11 +144,3 @@ def test_pixels_of_one_place_have_the_same_coordinates_in_mosaics_of_different_a
         near = near[(near >= other[axis].to_numpy().min() - 0.1) & (near <= other[axis].to_numpy().max() + 0.1)]
         assert len(near) > 100
         assert np.isin(near, other[axis].to_numpy()).all()
-
-
-def _wkt(part: tuple[float, float, float, float]) -> str:
-    """A rectangle of the ground, whose corners lie exactly there."""
-    left, top, right, bottom = part
-    transformer = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
-    ring = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return str(Polygon([transformer.transform(CORNER[0] + x, CORNER[1] - y) for x, y in ring]).wkt)

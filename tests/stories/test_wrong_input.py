@@ -302,7 +302,6 @@ def test_an_output_on_a_filesystem_that_is_read_only_cannot_be_made(
     assert_refused(resmap("run", "--local", job), tmp_path, names="", remedy="output.mosaic")
 
 
-@pytest.mark.xfail(strict=True, reason="mapper/mosaic.py: 'this Zarr group is not a resmap mosaic' has no fix=")
 def test_an_output_that_holds_something_else_is_left_alone(world: World, resmap: Resmap, tmp_path: Path) -> None:
     import zarr
 

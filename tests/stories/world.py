@@ -28,7 +28,7 @@ import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
-from shapely.geometry import box, mapping
+from shapely.geometry import Polygon, box, mapping
 
 from catalogs.snapshot import freeze, thaw
 from jobs.job import Job
@@ -75,6 +75,13 @@ class World:
             },
             changes,
         )
+
+    @staticmethod
+    def rectangle(left: float, top: float, right: float, bottom: float) -> dict[str, str]:
+        """An area whose corners lie exactly there, in pixels of the ground."""
+        lonlat = Transformer.from_crs("EPSG:32632", "OGC:CRS84", always_xy=True)
+        ring = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        return {"wkt": Polygon([lonlat.transform(CORNER[0] + x, CORNER[1] - y) for x, y in ring]).wkt}
 
     def files(self, item: str) -> dict[str, Path]:
         """Asset key → its file."""
