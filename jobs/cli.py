@@ -198,7 +198,7 @@ def run(
         _print_json(summary.as_json())
     else:
         console = Console()
-        if summary.workers:
+        if summary.worked_tiles:
             _workers_table(console, summary)
         _ending(console, summary)
         if summary.worked_tiles:
@@ -353,9 +353,8 @@ def _workers_table(console: Console, summary: Summary) -> None:
 
 
 def _ending(console: Console, summary: Summary) -> None:
-    counts = ", ".join(
-        f"{count} {state}" for state, count in summary.tiles.items() if count or state in ("planned", "done")
-    )
+    order = ("planned", "done", "nodata", "failed", "quarantined")
+    counts = ", ".join(f"{summary.tiles[state]} {state}" for state in order if summary.tiles[state] or state == "done")
     console.print(
         f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, "
         f"{summary.verified_tiles} tiles read back."
