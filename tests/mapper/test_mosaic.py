@@ -265,14 +265,20 @@ def test_a_truncated_shard_is_an_error_that_names_its_tile(mosaic: Mosaic, kept:
     assert caught.value.retryable
 
 
-@pytest.mark.parametrize("lost", ["missing", "empty"])
-def test_a_lost_shard_reads_as_unmapped_and_never_as_absent(mosaic: Mosaic, lost: str) -> None:
+def test_a_missing_shard_reads_as_unmapped_and_never_as_absent(mosaic: Mosaic) -> None:
     mosaic.write(GRID, TILE, 0, layers())
-    path = Path(mosaic.url) / "0/mask/c/0/0/1/2"
-    path.unlink()
-    if lost == "empty":
-        path.touch()
+    (Path(mosaic.url) / "0/mask/c/0/0/1/2").unlink()
     assert (mosaic.read(GRID, TILE, 0, 0)[0] == UNMAPPED).all()
+
+
+def test_an_empty_shard_is_an_error_or_unmapped_and_never_absent(mosaic: Mosaic) -> None:
+    mosaic.write(GRID, TILE, 0, layers())
+    (Path(mosaic.url) / "0/mask/c/0/0/1/2").write_bytes(b"")
+    try:
+        mask = mosaic.read(GRID, TILE, 0, 0)[0]
+    except StoreError:
+        return  # zarr 3.4 and later; before, an empty shard is a missing one
+    assert (mask == UNMAPPED).all()
 
 
 def test_a_store_that_cannot_be_written_is_an_error_that_may_pass(mosaic: Mosaic) -> None:
