@@ -39,6 +39,7 @@ def _demo(figures: dict[str, Any]) -> list[str]:
                                f"model busy {100 * worker['busy']:.0f} % of the time")
             for worker in figures["workers"]
         ],
+        ("opening the mosaic with `xr.open_zarr`", f"{1000 * figures['open_s']:.0f} ms"),
         ("beside shard borders, pixels that differ from one window centred there",
          f"{100 * figures['seams']['differ']:.2f} %"),
     ]  # fmt: skip

@@ -188,6 +188,7 @@ def _connect(workers: int | None, address: str | None) -> bool:
     cores = os.cpu_count() or 1
     # Without CPUs for the actors they would stay pending on a machine with fewer cores than logical GPUs.
     ray.init(
+        address="local",  # also where RAY_ADDRESS names another: without --address, this machine was meant
         num_cpus=max(cores, workers or 1) + 1,
         num_gpus=workers if workers is not None else _cuda_devices() or 1,
         include_dashboard=False,

@@ -18,7 +18,9 @@ from rich.console import Console
 from mapper.errors import MapperError
 
 if TYPE_CHECKING:
-    from jobs.run import Run, Summary
+    from jobs.prepare import Prepared
+    from jobs.run import Run
+    from jobs.summary import Summary
 
 app = typer.Typer(
     name="resmap",
@@ -42,6 +44,7 @@ Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones 
 def main() -> None:
     """The console command."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers; not to our users
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # rasterio, of its own scratch arrays
     try:
         app()
     except MapperError as error:
@@ -121,7 +124,9 @@ def demo(
 
 @app.command("try")
 def try_picture(
-    image: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, GeoTIFF.", show_default=False)],
+    image: Annotated[
+        Path, typer.Argument(help="A picture: PNG, JPEG, GeoTIFF.", show_default=False, exists=True, dir_okay=False)
+    ],
     sentence: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
     model: Annotated[str, typer.Option(help="Which model.")] = "pocket",
     out: Annotated[Path | None, typer.Option(help="The overlay; beside the picture where left out.")] = None,
@@ -185,13 +190,16 @@ def run(
 ) -> None:
     """Run a job or resume it. A finished job says so and exits 0."""
     from jobs.job import Job
+    from jobs.prepare import prepare
     from jobs.progress import watcher
     from jobs.run import start
 
     loaded = Job.from_file(job)
+    watching = watcher()
+    prepared = prepare(loaded, tell=watching.say)
     if loaded.spec.compute.budget_usd is not None:
-        _check_budget(loaded)
-    under_way = start(loaded, gpus=gpus, address=address, local=local, watcher=watcher(), retry=retry)
+        _check_budget(prepared)
+    under_way = start(prepared, gpus=gpus, address=address, local=local, watcher=watching, retry=retry)
     with _draining(under_way):
         summary = under_way.wait()
     if as_json:
@@ -226,19 +234,17 @@ def _picture(under_way: Run) -> Path | None:
     return path
 
 
-def _check_budget(job: Any) -> None:
-    from jobs.estimate import estimate
+def _check_budget(prepared: Prepared) -> None:
+    from jobs.estimate import estimate, refuse_over_budget
     from jobs.pilot import seconds_per_window
-    from jobs.prepare import prepare
-    from jobs.run import refuse_over_budget
     from mapper import models
 
-    prepared = prepare(job)
-    pilot, _ = seconds_per_window(job.spec)
-    window_px = models.window_px(job.spec.model.name)
-    cost = estimate(prepared.plan, job.spec, prepared.area, window_px=window_px, seconds_per_window=pilot, workers=1)
+    spec = prepared.job.spec
+    pilot, _ = seconds_per_window(spec)
+    window_px = models.window_px(spec.model.name)
+    cost = estimate(prepared.plan, spec, prepared.area, window_px=window_px, seconds_per_window=pilot, workers=1)
     assert cost.usd is not None  # a pilot was given
-    refuse_over_budget(cost.usd.likely, job.spec.compute.budget_usd)
+    refuse_over_budget(cost.usd.likely, spec.compute.budget_usd)
 
 
 @contextlib.contextmanager

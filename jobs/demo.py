@@ -14,8 +14,10 @@ from catalogs.synthetic import CLASSES, DemoCatalog, write_demo_catalog
 from jobs.job import Job
 from jobs.prepare import prepare
 from jobs.quicklook import write_quicklook
-from jobs.run import Summary, Watcher, start
+from jobs.run import start
 from jobs.seams import Seams, measure_seams
+from jobs.summary import Summary
+from jobs.watch import Watcher
 from mapper.grid import Grid
 from mapper.masks import PRESENT, UNOBSERVED
 from mapper.mosaic import Mosaic

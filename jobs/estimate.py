@@ -13,6 +13,7 @@ from jobs.areas import area_km2
 from jobs.grids import placed
 from jobs.plan import Plan
 from jobs.spec import JobSpec
+from mapper.errors import SpecError
 from mapper.grid import Windows
 
 READ_BLOCK_PX = 512
@@ -116,3 +117,16 @@ def estimate(
         usd=None if seconds is None else seconds.times(hourly),
         workers=workers,
     )
+
+
+def refuse_over_budget(cost_usd: float, budget_usd: float | None) -> None:
+    """Stop a job whose plan costs more than its budget.
+
+    Raises:
+        SpecError: it does.
+    """
+    if budget_usd is not None and cost_usd > budget_usd:
+        raise SpecError(
+            f"the plan costs about ${cost_usd:,.2f}, and the budget is ${budget_usd:,.2f}",
+            fix="raise compute.budget_usd, or ask for less",
+        )

@@ -30,6 +30,7 @@ from mapper.errors import AssetError, MosaicError, ReadError, SpecError
 from mapper.grid import Grid
 from mapper.imagery import Band, Item
 from mapper.layout import MosaicSpec
+from mapper.map_tile import ModelChoice, Setup
 from mapper.mosaic import Mosaic
 from mapper.read import header_of
 from mapper.storage import Folder
@@ -332,3 +333,25 @@ def still_wanted(
         if missing:
             wanted[row] = missing
     return wanted, frozenset(written)
+
+
+def setup_for(prepared: Prepared, mosaic: Mosaic) -> Setup:
+    """What the workers of a prepared job must know."""
+    spec = prepared.job.spec
+    return Setup(
+        mosaic=spec.output.mosaic,
+        model=ModelChoice(
+            name=spec.model.name,
+            weights=spec.model.weights,
+            sha256=spec.model.sha256,
+            precision=spec.model.precision,
+        ),
+        prompts=mosaic.prompts,
+        bands=len(spec.imagery.bands),
+        stretch=spec.imagery.scale.from_ if spec.imagery.scale else None,
+        composite="median" if spec.imagery.composite == "median" else "first",
+        overlap_px=spec.windows.overlap_px,
+        blend=spec.windows.blend,
+        batch=None if spec.compute.batch == "auto" else spec.compute.batch,
+        areas=dict(prepared.plan.areas),
+    )

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from cluster.telemetry import Telemetry, WorkerSample
@@ -23,89 +23,20 @@ from jobs.prepare import (
     open_output,
     prepare,
     save,
+    setup_for,
     still_wanted,
     unmake,
 )
 from jobs.registry import Registry, RunRow
+from jobs.summary import Summary
 from jobs.verify import verify_run
-from mapper.errors import MapperError, ModelError, SpecError, VerifyError
-from mapper.map_tile import ModelChoice, Setup
+from jobs.watch import Silent, Watcher
+from mapper.errors import MapperError, ModelError, VerifyError
+from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
 
 SAMPLE_TILES = 8
 """Tiles that every run reads back at its end."""
-
-
-class Watcher(Protocol):
-    """Is told how a run gets on."""
-
-    def say(self, text: str) -> None:
-        """One line of news."""
-
-    def begin(self, total: int, already: int) -> None:
-        """So many tiles in all, so many of them done before."""
-
-    def tile(self, outcome: Outcome, samples: list[WorkerSample]) -> None:
-        """A tile is over."""
-
-    def end(self) -> None:
-        """No more tiles."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, total: int, already: int) -> None:
-        """Nothing."""
-
-    def tile(self, outcome: Outcome, samples: list[WorkerSample]) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """How a run ended; what ``resmap run --json`` prints."""
-
-    run: str
-    mosaic: str
-    state: str
-    """done · quarantined (finished, some tiles given up) · interrupted."""
-
-    tiles: Mapping[str, int]
-    """planned, done, nodata, failed, quarantined."""
-
-    seconds: float
-    worked_tiles: int
-    """Tiles mapped this time; the others were finished before."""
-
-    seam: float | None
-    """Share of the pixels where windows meet on which they disagree, before they are blended."""
-
-    verified_tiles: int
-    problems: tuple[Mapping[str, str], ...] = ()
-    """The tiles given up: tile, error, fix."""
-
-    workers: tuple[Mapping[str, Any], ...] = ()
-    """Throughput by worker: tiles, tiles_per_s, km2_per_h, busy, and seconds by stage."""
-
-    device: str = ""
-
-    @property
-    def exit_status(self) -> int:
-        """As the command line ends."""
-        if self.state == "interrupted":
-            return 130
-        return 4 if self.tiles["failed"] or self.tiles["quarantined"] else 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 class Run:
@@ -154,7 +85,7 @@ class Run:
 
 
 def start(
-    job: Job,
+    job: Job | Prepared,
     *,
     gpus: int | None = None,
     address: str | None = None,
@@ -162,10 +93,10 @@ def start(
     watcher: Watcher | None = None,
     retry: bool = False,
 ) -> Run:
-    """Plan if needed, and start or resume. Arguments as in ``Job.run``."""
+    """Plan if needed, and start or resume. Arguments as in ``Job.run``; a prepared job is not searched again."""
     watcher = watcher or Silent()
-    prepared = prepare(job, tell=watcher.say)
-    wanted_gpus = gpus if gpus is not None else job.spec.compute.gpus
+    prepared = job if isinstance(job, Prepared) else prepare(job, tell=watcher.say)
+    wanted_gpus = gpus if gpus is not None else prepared.job.spec.compute.gpus
 
     def make_pool(setup: Setup) -> Pool:
         if local:
@@ -262,28 +193,6 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
 def facts_planned(prepared: Prepared, wanted: Mapping[int, tuple[int, ...]], facts: Mapping[str, Any]) -> int:
     """Tiles this run answers for: those it had to write when it first began."""
     return int(facts["planned"]) if "planned" in facts else len(wanted)
-
-
-def setup_for(prepared: Prepared, mosaic: Mosaic) -> Setup:
-    """What the workers of a prepared job must know."""
-    spec = prepared.job.spec
-    return Setup(
-        mosaic=spec.output.mosaic,
-        model=ModelChoice(
-            name=spec.model.name,
-            weights=spec.model.weights,
-            sha256=spec.model.sha256,
-            precision=spec.model.precision,
-        ),
-        prompts=mosaic.prompts,
-        bands=len(spec.imagery.bands),
-        stretch=spec.imagery.scale.from_ if spec.imagery.scale else None,
-        composite="median" if spec.imagery.composite == "median" else "first",
-        overlap_px=spec.windows.overlap_px,
-        blend=spec.windows.blend,
-        batch=None if spec.compute.batch == "auto" else spec.compute.batch,
-        areas=dict(prepared.plan.areas),
-    )
 
 
 def _work(
@@ -474,17 +383,4 @@ def _register(prepared: Prepared, state: str, planned: int, finished: int) -> No
                 planned=planned,
                 finished=finished,
             )
-        )
-
-
-def refuse_over_budget(cost_usd: float, budget_usd: float | None) -> None:
-    """Stop a job whose plan costs more than its budget.
-
-    Raises:
-        SpecError: it does.
-    """
-    if budget_usd is not None and cost_usd > budget_usd:
-        raise SpecError(
-            f"the plan costs about ${cost_usd:,.2f}, and the budget is ${budget_usd:,.2f}",
-            fix="raise compute.budget_usd, or ask for less",
         )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.grids import placed
-from jobs.prepare import Prepared
-from jobs.run import setup_for
+from jobs.prepare import Prepared, setup_for
 from mapper import models
 from mapper.grid import PixelBox
 from mapper.masks import SCORE_ONE

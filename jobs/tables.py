@@ -9,8 +9,8 @@ from rich.table import Table
 from jobs.estimate import Estimate, Range
 from jobs.prepare import Prepared
 from jobs.registry import RunRow
-from jobs.run import Summary
 from jobs.status import RunStatus
+from jobs.summary import Summary
 
 
 def scores_table(scores: Mapping[str, float], expressions: Mapping[str, str]) -> Table:

@@ -65,15 +65,6 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-WIDER: dict[str, str] = {
-    "lake": "water",
-    "river": "water",
-    "sea": "water",
-    "woods": "vegetation",
-    "grass": "vegetation",
-}
-"""Each lake is water: the wider concept's labels answer for the narrower one where a picture has no finer labels."""
-
 HELD_BACK: dict[str, tuple[str, ...]] = {
     "building": (
         "cottages",

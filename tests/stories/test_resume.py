@@ -22,7 +22,7 @@ import yaml
 
 from jobs.job import Job
 from jobs.ledger import Entry, RunFolder
-from jobs.run import Summary
+from jobs.summary import Summary
 from mapper.errors import BusyError, MapperError, ModelError, MosaicError
 from tests.stories.world import World, layers, mapped
 

@@ -33,7 +33,7 @@ from shapely.geometry import Polygon, box, mapping
 from catalogs.snapshot import freeze, thaw
 from jobs.job import Job
 from jobs.ledger import RunFolder
-from jobs.run import Summary
+from jobs.summary import Summary
 
 COLLECTION = "resmap-demo"
 """The name under which it is known how ``scl`` tells cloud."""
