@@ -22,6 +22,12 @@ COMMON = Path(__file__).parent / "common_words.txt"
 """The commonest words of the table, made by ``words.py``."""
 
 CHIP_PX = 256
+WATER_COLOURS = (
+    (22, 30, 34), (35, 48, 52), (48, 66, 70), (44, 62, 48), (66, 84, 62), (74, 92, 96), (60, 84, 104), (92, 112, 104),
+    (120, 128, 108), (128, 116, 92), (150, 150, 138), (38, 58, 84), (84, 110, 134), (20, 38, 30),
+)  # fmt: skip
+"""Of real lakes, ponds and rivers: clear and deep, green with algae, brown with silt, with glint."""
+
 SENTENCES = 6
 """Sentences asked of each chip; at least one of them is of something absent."""
 
@@ -64,6 +70,8 @@ def chip_of(picture: Picture, rng: random.Random, absent: Sequence[str], style: 
     x = torch.from_numpy(pixels.astype(np.float32) / 255.0)
     if style is not None:
         x = _recoloured(x, torch.from_numpy(style.pixels.astype(np.float32) / 255.0), rng)
+    if picture.synthetic and rng.random() < 0.7:
+        x = _other_water(x, torch.from_numpy((yes & BIT["water"]) > 0), rng)
     sentences, wanted = _sentences(yes, known, rng, absent, synthetic=picture.synthetic)
     order = list(CONCEPTS)
     meant = tuple(order.index(concept) if concept else len(order) for concept in wanted)
@@ -84,9 +92,9 @@ def _spread(truth: Bits, *, nowhere: bool) -> Tensor:
 
 
 def _crop(picture: Picture, rng: random.Random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A square of 0.55 to 1.8 times the chip's size, brought to it, turned and flipped."""
+    """A square of 0.55 to 2 times the chip's size, brought to it, turned and flipped."""
     height, width = picture.yes.shape
-    side = min(height, width, round(CHIP_PX * math.exp(rng.uniform(math.log(0.55), math.log(1.8)))))
+    side = min(height, width, round(CHIP_PX * math.exp(rng.uniform(math.log(0.55), math.log(2.0)))))
     top, left = rng.randint(0, height - side), rng.randint(0, width - side)
     cut = slice(top, top + side), slice(left, left + side)
     pixels = torch.from_numpy(picture.pixels[:, cut[0], cut[1]].astype(np.float32))[None]
@@ -145,6 +153,16 @@ def _recoloured(x: Tensor, style: Tensor, rng: random.Random) -> Tensor:
     to_mean, to_spread = part.mean((1, 2), keepdim=True), part.std((1, 2), keepdim=True).clamp(0.05, 0.3)
     share = rng.uniform(0.3, 1.0)
     return x * (1 - share) + share * ((x - mean) / spread * to_spread + to_mean)
+
+
+def _other_water(x: Tensor, water: Tensor, rng: random.Random) -> Tensor:
+    """``x`` with its water in a colour that real water has: the synthetic Earth knows too few."""
+    if not water.any():
+        return x
+    base = torch.tensor(rng.choice(WATER_COLOURS)) / 255 + torch.tensor([rng.gauss(0, 0.04) for _ in range(3)])
+    ripples = 0.4 * (x - x[:, water].mean(1)[:, None, None])
+    share = rng.uniform(0.6, 1.0)
+    return torch.where(water, x * (1 - share) + share * (base[:, None, None] + ripples), x)
 
 
 def _disturbed(x: Tensor, rng: random.Random) -> Tensor:

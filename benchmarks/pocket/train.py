@@ -35,8 +35,8 @@ LEARNING_RATE = 2e-3
 EMA = 0.996
 SAVE_EVERY_S = 120.0
 SHARES = {
-    "world": 0.56, "town": 0.10, "dubai1": 0.06, "dubai2": 0.07, "dubai3": 0.07, "dubai5": 0.01,
-    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.02, "naip": 0.03, "ucmerced": 0.03,
+    "world": 0.52, "town": 0.10, "dubai1": 0.06, "dubai2": 0.08, "dubai3": 0.08, "dubai5": 0.01,
+    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.04, "naip": 0.03, "ucmerced": 0.03,
 }  # fmt: skip
 """How often a chip is cut from each source; sources that are not there are left out."""
 

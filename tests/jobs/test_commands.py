@@ -154,7 +154,6 @@ def test_try_says_it_in_words(picture: Path, resmap: Resmap, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "status", "names"),
     [
-        (["gone.png", "red"], 1, "no such picture"),
         (["photo.png", ""], 3, "expression is empty"),
         (["--model", "color", "photo.png", "red"], 3, "no model named 'color'"),
         (["--out", "over.xyz", "photo.png", "red"], 3, "overlay cannot be written"),
@@ -240,3 +239,9 @@ def test_every_command_explains_itself(resmap: Resmap) -> None:
         assert command == "schema" or "--json" in said.out
     assert "130 interrupted" in " ".join(resmap("--help").out.split())
     assert "torch" in resmap("--version").out
+
+
+def test_try_of_a_picture_that_is_not_there_is_a_usage_error(resmap: Resmap, tmp_path: Path) -> None:
+    said = resmap("try", tmp_path / "gone.png", "red")
+    assert said.status == 2
+    assert "does not exist" in said.err
