@@ -24,7 +24,7 @@ from mapper.errors import AssetError, CatalogError, ReadError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _BUCKET = re.compile(r"^[a-z0-9$][a-z0-9._-]{1,62}$")
-_STORES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+_STORES = ("s3", "gs", "az")
 _LONGEST = 4096
 """Characters of an href; a signed one has some 1,500."""
 
@@ -60,16 +60,6 @@ def check_href(href: str, *, catalog: str, allow_hosts: Collection[str] = (), re
     if scheme in ("http", "https"):
         return _checked_url(href, catalog=catalog, allow_hosts=allow_hosts, resolve=resolve)
     raise _refused(f"{scheme}: is not a way to imagery that is read here", href)
-
-
-def gdal_path(href: str) -> str:
-    """The name under which GDAL opens a checked href."""
-    scheme = scheme_of(href)
-    if scheme in ("http", "https"):
-        return f"/vsicurl/{href}"
-    if scheme in _STORES:
-        return _STORES[scheme] + href.split("://", 1)[1]
-    return href
 
 
 def unsigned(href: str) -> str:

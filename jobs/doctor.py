@@ -78,7 +78,7 @@ def _gpu() -> Finding:
 def _drivers() -> Finding:
     import rasterio
 
-    from mapper.read import DRIVERS
+    from mapper.raster import DRIVERS
 
     with rasterio.Env() as env:
         missing = [name for name in DRIVERS if name not in env.drivers()]

@@ -32,7 +32,7 @@ from mapper.imagery import Band, Item
 from mapper.layout import MosaicSpec
 from mapper.map_tile import ModelChoice, Setup
 from mapper.mosaic import Mosaic
-from mapper.read import header_of
+from mapper.raster import header_of
 from mapper.storage import Folder
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")

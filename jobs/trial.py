@@ -13,7 +13,7 @@ from mapper import models
 from mapper.errors import AssetError, SpecError
 from mapper.picture import segment
 from mapper.quicklook import overlay
-from mapper.read import DRIVERS, GDAL_OPTIONS
+from mapper.raster import DRIVERS, GDAL_OPTIONS
 
 LARGEST_PX = 64 * 1024 * 1024
 

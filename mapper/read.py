@@ -8,57 +8,22 @@ value must not.
 from __future__ import annotations
 
 import math
-import threading
-import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
 from mapper.composite import FirstSeen, Layer, median
-from mapper.errors import AssetError, CredentialsError, ReadError, SpecError
+from mapper.errors import AssetError, SpecError
 from mapper.grid import BLOCK_PX, Lattice, PixelBox
-from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Placement, Valid, View
-
-Raw: TypeAlias = NDArray[Any]
-"""``(band, y, x)`` in the file's own dtype and values."""
-
-DRIVERS = ["GTiff", "JPEG", "PNG", "JP2OpenJPEG"]
-"""The only GDAL drivers a stranger's file may be opened with: none of them follows a reference to another file."""
-
-GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # one listing of a bucket costs more than the read
-    "GDAL_PAM_ENABLED": "NO",  # a sidecar may say anything; the file and its catalog are enough
-    "GDAL_CACHEMAX": 256,  # MB. The default is 5 % of the machine's memory, in every process
-    "GDAL_NUM_THREADS": 1,  # reading threads decode in parallel already
-    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_HTTP_MULTIPLEX": "YES",
-    "GDAL_HTTP_CONNECTTIMEOUT": 10,
-    "GDAL_HTTP_TIMEOUT": 60,
-    "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 0.5,
-    "GDAL_HTTP_NETRC": "NO",
-    "GDAL_VRT_ENABLE_PYTHON": "NO",
-    "VSI_CACHE": "TRUE",
-    # Once closed a file is forgotten. Else a failure is remembered as long as the process, and no retry asks again.
-    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
-}
-
-OPEN_FILES = 16
-"""Datasets one thread keeps open."""
-
-LARGEST_BLOCK_PX = 64 * 1024 * 1024
-"""Pixels in one block of a file; a block is decoded whole, so a larger one is a bomb or a mistake."""
+from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Valid, View
+from mapper.raster import GDAL_OPTIONS, OpenFiles, Raster, Raw, read_failure
 
 
 class Reader(Protocol):
@@ -88,7 +53,7 @@ class RasterReader:
         self._bands = bands
         self._stretch = stretch
         self._composite = composite
-        self._open = _OpenFiles()
+        self._open = OpenFiles()
 
     def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
         """What the items, in this order, show of the frame.
@@ -172,146 +137,9 @@ class RasterReader:
             raise
         except rasterio.errors.RasterioError as error:
             self._open.forget(asset)
-            raise _read_failure(error, asset, item_id) from error
+            raise read_failure(error, asset, item_id) from error
         except (rasterio.errors.CRSError, ValueError) as error:
             raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=asset.href) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What a file says of itself before a pixel of it is read."""
-
-    placement: Placement
-    dtypes: tuple[str, ...]
-    """One a band."""
-
-
-def header_of(asset: Asset) -> Header:
-    """What a file says of itself; its place from its catalog where it does not know it.
-
-    Raises:
-        AssetError, ReadError, CredentialsError: as ``RasterReader.read``.
-    """
-    try:
-        with rasterio.Env(**GDAL_OPTIONS), _opened(asset) as dataset:
-            raster = _Raster(dataset, asset)
-            authority = raster.crs.to_authority()
-            crs = ":".join(authority) if authority else raster.crs.to_wkt()
-            placement = Placement(crs=crs, transform=raster.transform, shape=raster.shape)
-            return Header(placement=placement, dtypes=tuple(dataset.dtypes))
-    except AssetError as error:
-        error.where["asset"] = asset.href
-        raise
-    except rasterio.errors.RasterioError as error:
-        raise _read_failure(error, asset, "") from error
-
-
-class _Raster:
-    """An open dataset with its place settled: the file's own word where it has one, else the catalog's."""
-
-    def __init__(self, dataset: Any, asset: Asset) -> None:
-        self.dataset = dataset
-        self.count: int = dataset.count
-        self.shape: tuple[int, int] = dataset.shape
-        placement = asset.placement
-        if dataset.crs is not None and not dataset.transform.is_identity:
-            self.crs: Any = dataset.crs
-            self.transform: Affine = dataset.transform
-        elif placement is not None and placement.shape == dataset.shape:
-            self.crs = rasterio.crs.CRS.from_user_input(placement.crs)
-            self.transform = placement.transform
-        else:
-            raise AssetError("the file does not say where on Earth it lies, and nor does its catalog")
-        height, width = max(dataset.block_shapes, key=lambda block: block[0] * block[1])
-        if height * width > LARGEST_BLOCK_PX:
-            raise AssetError(f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF")
-        flags = {flag for band in dataset.mask_flag_enums for flag in band}
-        self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
-        self._offsets: dict[Lattice, tuple[int, int] | None] = {}
-
-    def offset_on(self, lattice: Lattice) -> tuple[int, int] | None:
-        """Lattice (row, column) of its upper left pixel, or None where it does not lie on the lattice."""
-        if lattice not in self._offsets:
-            same = self.crs == rasterio.crs.CRS.from_user_input(lattice.crs)
-            self._offsets[lattice] = lattice.offset_of(self.transform) if same else None
-        return self._offsets[lattice]
-
-    def read(
-        self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None
-    ) -> tuple[Raw, Valid]:
-        """Stored values of a window inside the file, and where they are real.
-
-        A pixel is unseen where the file's mask or alpha says so, or else where all bands asked of this file hold
-        the nodata value: one black band is a dark roof, all of them are the edge of the scene.
-        """
-        shape = None if out_shape is None else (len(bands), *out_shape)
-        sampling = Resampling.nearest if out_shape is None else Resampling.average
-        raw = self.dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
-        if self.has_mask:
-            mask = self.dataset.dataset_mask(window=window, out_shape=out_shape)
-            return raw, mask != 0
-        valid = np.zeros(raw.shape[1:], np.bool_)
-        for values, band in zip(raw, bands, strict=True):
-            nodata = self.dataset.nodatavals[band.index - 1]
-            nodata = band.nodata if nodata is None else nodata
-            if nodata is None:
-                valid[:] = True
-            elif math.isnan(nodata):
-                valid |= ~np.isnan(values)
-            else:
-                valid |= values != nodata
-        if np.issubdtype(raw.dtype, np.floating):
-            valid &= np.isfinite(raw).all(axis=0)
-        return raw, valid
-
-
-class _OpenFiles(threading.local):
-    """The datasets this thread has open, the least recently used closed first."""
-
-    def __init__(self) -> None:
-        self._rasters: OrderedDict[str, _Raster] = OrderedDict()
-
-    def get(self, asset: Asset) -> _Raster:
-        raster = self._rasters.get(asset.href)
-        if raster is None:
-            raster = _Raster(_opened(asset), asset)
-            self._rasters[asset.href] = raster
-            if len(self._rasters) > OPEN_FILES:
-                self._rasters.popitem(last=False)[1].dataset.close()
-        self._rasters.move_to_end(asset.href)
-        return raster
-
-    def forget(self, asset: Asset) -> None:
-        raster = self._rasters.pop(asset.href, None)
-        if raster is not None:
-            raster.dataset.close()
-
-
-def _opened(asset: Asset) -> Any:
-    """The file, opened by the first driver of the list that knows it; rasterio takes one driver a try."""
-    path = gdal_path(asset.href)
-    # A file without a place of its own is no news here: its catalog may place it, and ``_Raster`` says so if not.
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    for driver in DRIVERS[:-1]:
-        try:
-            return rasterio.open(path, driver=driver, sharing=False)
-        except rasterio.errors.RasterioIOError as error:
-            if "not recognized" not in str(error):
-                raise
-    return rasterio.open(path, driver=DRIVERS[-1], sharing=False)
-
-
-def gdal_path(href: str) -> str:
-    """GDAL's name for an href: ``/vsicurl/``, ``/vsis3/`` and the like, or the path of a local file."""
-    scheme, separator, rest = href.partition("://")
-    if not separator:
-        return href
-    try:
-        prefix = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/",
-                  "az": "/vsiaz/", "abfs": "/vsiaz/", "file": ""}[scheme]  # fmt: skip
-    except KeyError:
-        raise AssetError(f"{scheme}:// is no place imagery is read from", asset=href) from None
-    return prefix + rest
 
 
 def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
@@ -322,7 +150,7 @@ def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
     return list(groups.values())
 
 
-def _read_aligned(raster: _Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
+def _read_aligned(raster: Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
     """The box of a raster whose upper left pixel is lattice pixel ``offset``; unseen where it has none."""
     rows, columns = raster.shape
     inside = box.intersection(PixelBox(offset[0], offset[1], offset[0] + rows, offset[1] + columns))
@@ -336,7 +164,7 @@ def _read_aligned(raster: _Raster, bands: Sequence[Band], offset: tuple[int, int
 
 
 def _read_warped(
-    raster: _Raster, bands: Sequence[Band], lattice: Lattice, box: PixelBox, resampling: Resampling
+    raster: Raster, bands: Sequence[Band], lattice: Lattice, box: PixelBox, resampling: Resampling
 ) -> tuple[Raw, Valid]:
     """The box, warped cell by cell."""
     raw = np.zeros((len(bands), *box.shape), raster.dataset.dtypes[bands[0].index - 1])
@@ -351,7 +179,7 @@ def _read_warped(
 
 
 def _warp_cell(
-    raster: _Raster, bands: Sequence[Band], lattice: Lattice, cell: PixelBox, resampling: Resampling
+    raster: Raster, bands: Sequence[Band], lattice: Lattice, cell: PixelBox, resampling: Resampling
 ) -> tuple[Raw, Valid] | None:
     """One lattice cell of a raster in another place, or None where they do not meet.
 
@@ -410,16 +238,3 @@ def _to_uint8(values: Raw, band: Band, stretch: tuple[float, float] | None, item
     shift = 255 * (band.offset - low) / (high - low)
     scaled = values.astype(np.float32) * np.float32(gain) + np.float32(shift)
     return np.asarray(np.rint(np.clip(np.nan_to_num(scaled), 0, 255)), np.uint8)
-
-
-def _read_failure(error: Exception, asset: Asset, item_id: str) -> Exception:
-    """What a failed read means: come back later, log in, or give the file up."""
-    said = " ".join(str(cause) for cause in (error, error.__cause__) if cause is not None)
-    where = {"item": item_id, "asset": asset.href}
-    if "HTTP response code: 401" in said or "HTTP response code: 403" in said or "AccessDenied" in said:
-        return CredentialsError("the store refused to give the file", fix="log in, or check who may read it", **where)
-    remote = gdal_path(asset.href).startswith("/vsi")
-    gone = "HTTP response code: 404" in said or "does not exist" in said or "No such file" in said
-    if remote and not gone and "not recognized" not in said:
-        return ReadError(f"the file did not arrive: {said}", fix="the tile is tried again", **where)
-    return AssetError(f"the file cannot be read: {said}", fix="leave the item out, or mend the file", **where)

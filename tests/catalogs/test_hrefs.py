@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.hrefs import check_href, gdal_path, resolve_href, unsigned
+from catalogs.hrefs import check_href, resolve_href, unsigned
 from mapper.errors import AssetError, CatalogError, ReadError
+from mapper.raster import gdal_path
 
 PUBLIC = "https://93.184.216.34/stac"
 INTRANET = "http://10.1.2.3/stac"

@@ -20,7 +20,8 @@ from rasterio.warp import transform_bounds
 from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import NO_SOURCE, Band, CloudMask, Item, Placement, View
-from mapper.read import RasterReader, header_of
+from mapper.raster import header_of
+from mapper.read import RasterReader
 from tests.mapper.rasters import NEPAL, UTM45, item_of, place_pixels, placed, smooth_pixels, write_raster
 from tests.servers import Fault, files_over_http
 from tests.strategies import parts_of
