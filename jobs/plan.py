@@ -36,7 +36,7 @@ class PlannedTile:
     """Rows of the item table, in the order in which they are laid; empty where there is a hole."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
     """All that a run will do."""
 

@@ -38,7 +38,7 @@ from mapper.storage import Folder
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prepared:
     """A job with its plan."""
 
@@ -52,6 +52,13 @@ class Prepared:
 
     saved: bool
     """Whether the plan lies beside the mosaic already."""
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"<plan of {self.run}: {len(plan.tiles)} tiles, {len(plan.items)} items, {len(plan.steps)} time steps, "
+            f"{', '.join(grid.lattice.crs for grid in plan.grids)} → {self.job.spec.output.mosaic}>"
+        )
 
 
 def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepared:

@@ -56,6 +56,10 @@ class Run:
         self._thread = threading.Thread(target=self._go, name=f"run-{self.name}", daemon=True)
         self._thread.start()
 
+    def __repr__(self) -> str:
+        state = "under way" if self._thread.is_alive() else "over"
+        return f"<run {self.name}, {state}, {self.prepared.job.spec.output.mosaic}>"
+
     def stop(self) -> None:
         """Hand out no more tiles; those in hand are finished and recorded."""
         self._stop.set()

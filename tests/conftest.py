@@ -58,3 +58,12 @@ def ray_cluster() -> Iterator[Any]:
     ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of a real S3 server on this machine; one for all, because s3fs keeps its connections by name."""
+    from tests.servers import s3_bucket
+
+    with s3_bucket() as url:
+        yield url

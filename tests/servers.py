@@ -6,6 +6,7 @@ Each is a context manager, takes a free port, and is stopped by its own handle.
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -312,16 +313,48 @@ def _free_port() -> int:
 
 
 def _wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 20
+    program = Path(str(process.args[0])).name if isinstance(process.args, list) else "the server"
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"rustac serve ended with {process.returncode}: {log.read_text()[-2000:]}")
+            raise RuntimeError(f"{program} ended with {process.returncode}: {log.read_text()[-2000:]}")
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.02)
-    raise RuntimeError(f"rustac serve does not answer: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"{program} does not answer: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def s3_bucket() -> Iterator[str]:
+    """A bucket of an S3 server on this machine (moto), as ``s3://…``; the environment says how it is reached."""
+    url = f"http://127.0.0.1:{_free_port()}"
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        program = str(Path(sys.executable).with_name("moto_server"))
+        with log.open("wb") as said:
+            command = [program, "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
+            process = subprocess.Popen(command, stdout=said, stderr=said)
+        os.environ |= settings
+        try:
+            _wait_until_answers(url, process, log)
+            urllib.request.urlopen(urllib.request.Request(f"{url}/maps", method="PUT"), timeout=10).close()
+            yield "s3://maps"
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+            process.terminate()
+            process.wait(10)
 
 
 def main() -> None:

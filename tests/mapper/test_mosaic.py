@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -538,52 +531,6 @@ def test_each_zone_says_where_it_lies(zones: Mosaic) -> None:
 
 
 # In a bucket ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of a real S3 server on this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    program = Path(sys.executable).with_name("moto_server")
-    server = subprocess.Popen(
-        [program, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    os.environ |= settings
-    try:
-        _wait_until_answers(endpoint, server)
-        request = urllib.request.Request(f"{endpoint}/maps", method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
-        yield "s3://maps"
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        server.terminate()
-        server.wait(10)
-
-
-def _wait_until_answers(endpoint: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "moto_server ended"
-        try:
-            urllib.request.urlopen(endpoint, timeout=2).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise TimeoutError("moto_server does not answer")
 
 
 @pytest.mark.parametrize("where", ["memory", "s3"])
