@@ -13,17 +13,18 @@ from jobs.verify import verify
 from mapper.errors import MosaicError
 from tests.stories.world import World, mapped
 
+SHARDS = {"shard_px": 512, "chunk_px": 128}
 COLD = {"name": "cold", "expression": "what is blue"}
 
 
 def test_a_run_in_a_bucket_maps_grows_and_verifies_as_in_a_folder(world: World, bucket: str, tmp_path: Path) -> None:
     there, here = f"{bucket}/area/map.zarr", tmp_path / "map.zarr"
     for mosaic in (there, here):
-        mapped(world.job(mosaic))
+        mapped(world.job(mosaic, grid=SHARDS))
     prompts = [*world.job(there)["prompts"], COLD]
-    mapped(world.job(there, prompts=prompts))
-    mapped(world.job(here, prompts=prompts))
-    assert start(Job.from_dict(world.job(there, prompts=prompts)), local=True).wait().worked_tiles == 0
+    mapped(world.job(there, prompts=prompts, grid=SHARDS))
+    mapped(world.job(here, prompts=prompts, grid=SHARDS))
+    assert start(Job.from_dict(world.job(there, prompts=prompts, grid=SHARDS)), local=True).wait().worked_tiles == 0
     assert verify(there, full=True).bad == ()
     with xr.open_zarr(there, group="0") as one, xr.open_zarr(str(here), group="0") as other:
         xr.testing.assert_equal(one[["mask", "score", "source"]].load(), other[["mask", "score", "source"]].load())
