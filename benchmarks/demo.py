@@ -5,14 +5,13 @@ python -m benchmarks.demo
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import xarray as xr
 
-from benchmarks.real_input import PICTURES
+from benchmarks.real_input import keep_small
 from benchmarks.record import record
 from jobs.demo import demo
 from jobs.progress import Lines
@@ -22,8 +21,7 @@ def main() -> None:
     """Run the demo in a folder of its own and record what it reported."""
     with tempfile.TemporaryDirectory() as scratch:
         report = demo(Path(scratch), gpus=2, watcher=Lines(every_s=10))
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        shutil.copy(report.quicklook, PICTURES / "demo.png")
+        keep_small(Path(report.quicklook), "demo")
         summary = report.summary
         begun = time.perf_counter()
         xr.open_zarr(report.mosaic, group="utm32n/0")

@@ -29,6 +29,7 @@ import rasterio
 import rioxarray  # noqa: F401  # gives datasets their .rio
 import xarray as xr
 from numpy.typing import NDArray
+from PIL import Image
 from pyproj import Transformer
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
@@ -103,12 +104,13 @@ def mapped(chosen: Set, out: Path, *, gpus: int) -> dict[str, Any]:
         }
         prepared = prepare(job)
         for step, (date, score) in enumerate(scores.items()):
-            if step in (0, len(scores) - 1):
+            if step == min(1, len(scores) - 1):  # one picture a set is enough
                 name = chosen.job["prompts"][0]["name"]
                 caption = f"“{chosen.job['prompts'][0]['expression']}”   IoU {score['iou']:.2f}"
                 suffix = f"-{date}" if len(scores) > 1 else ""
-                target = PICTURES / f"{chosen.name}{suffix}.png"
+                target = out / f"quicklook{suffix}.png"
                 write_quicklook(prepared, target, step=step, captions={name: caption}, footnote=chosen.footnote)
+                keep_small(target, f"{chosen.name}{suffix}")
     return {
         "title": chosen.title,
         "state": summary.state,
@@ -118,6 +120,14 @@ def mapped(chosen: Set, out: Path, *, gpus: int) -> dict[str, Any]:
         "seam": summary.seam,
         "scores": scores,
     }
+
+
+def keep_small(picture: Path, name: str) -> None:
+    """Put a picture among the README's, small enough for a repository."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with Image.open(picture) as whole:
+        whole.thumbnail((1500, 1500))
+        whole.convert("RGB").save(PICTURES / f"{name}.jpg", quality=85, optimize=True)
 
 
 def _score(ds: xr.Dataset, step: int, truth: Truth) -> dict[str, float]:

@@ -27,7 +27,9 @@ def main() -> None:
         key: ((value.float() + other[key].float()) / 2).to(value.dtype) if value.is_floating_point() else value
         for key, value in one.items()
     }
-    facts: list[dict[str, Any]] = [json.loads(path.with_suffix(".json").read_text()) for path in (asked.one, asked.other)]
+    facts: list[dict[str, Any]] = [
+        json.loads(path.with_suffix(".json").read_text()) for path in (asked.one, asked.other)
+    ]
     asked.out.mkdir(parents=True, exist_ok=True)
     target = asked.out / "pocket.safetensors"
     save_file(mean, target)
