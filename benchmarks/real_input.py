@@ -218,7 +218,7 @@ def naip(data: Path) -> Set:
             "prompts": [{"name": "lake", "expression": "lake"}],
         },
         truth=truth,
-        footnote="Imagery: USDA NAIP, public domain. Scored against water seen by the near infrared (NDWI > 0, NIR < 90).",
+        footnote="Imagery: USDA NAIP, public domain. Scored against water by NDWI > 0 and NIR < 90.",
     )
 
 
