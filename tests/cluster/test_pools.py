@@ -73,7 +73,7 @@ def test_a_pool_in_this_process_maps_what_no_pool_maps(fresh: World, expected: N
 def test_a_worker_says_what_it_is_and_where(fresh: World) -> None:
     with closing(LocalPool(fresh.setup)) as pool:
         (facts,) = pool.facts()
-    assert (facts.device, facts.fingerprint, facts.pid) == ("cpu", "colour/1", os.getpid())
+    assert (facts.device, facts.fingerprint, facts.pid) == ("cpu", "colour/1 on cpu", os.getpid())
 
 
 def test_a_tile_with_a_bad_file_is_given_up_and_the_others_finish(fresh: World) -> None:
