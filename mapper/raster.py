@@ -50,6 +50,9 @@ GDAL_OPTIONS: dict[str, Any] = {
 OPEN_FILES = 16
 """Datasets one thread keeps open."""
 
+WARPED_CELLS = 6
+"""Cells of a raster kept after a warp: those around one tile."""
+
 LARGEST_BLOCK_PX = 64 * 1024 * 1024
 """Pixels in one block of a file; a block is decoded whole, so a larger one is a bomb or a mistake."""
 
@@ -105,6 +108,8 @@ class Raster:
         flags = {flag for band in dataset.mask_flag_enums for flag in band}
         self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
         self._offsets: dict[Lattice, tuple[int, int] | None] = {}
+        self.warped: OrderedDict[object, tuple[Raw, Valid] | None] = OrderedDict()
+        """The lattice cells warped last: neighbouring tiles look at the same ones."""
 
     def offset_on(self, lattice: Lattice) -> tuple[int, int] | None:
         """Lattice (row, column) of its upper left pixel, or None where it does not lie on the lattice."""

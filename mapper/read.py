@@ -23,7 +23,7 @@ from mapper.composite import FirstSeen, Layer, median
 from mapper.errors import AssetError, SpecError
 from mapper.grid import BLOCK_PX, Lattice, PixelBox
 from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Valid, View
-from mapper.raster import GDAL_OPTIONS, OpenFiles, Raster, Raw, read_failure
+from mapper.raster import GDAL_OPTIONS, WARPED_CELLS, OpenFiles, Raster, Raw, read_failure
 
 
 class Reader(Protocol):
@@ -171,7 +171,12 @@ def _read_warped(
     valid = np.zeros(box.shape, np.bool_)
     for cell in box.cells(BLOCK_PX):
         part = cell.intersection(box)
-        warped = _warp_cell(raster, bands, lattice, cell, resampling)
+        key = (lattice, cell, tuple(band.index for band in bands), resampling)
+        if key not in raster.warped:
+            raster.warped[key] = _warp_cell(raster, bands, lattice, cell, resampling)
+            if len(raster.warped) > WARPED_CELLS:
+                raster.warped.popitem(last=False)
+        warped = raster.warped[key]
         if warped is not None:
             there, here = part.within(box), part.within(cell)
             raw[:, *there], valid[there] = warped[0][:, *here], warped[1][here]
