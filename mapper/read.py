@@ -171,7 +171,7 @@ def _read_warped(
     valid = np.zeros(box.shape, np.bool_)
     for cell in box.cells(BLOCK_PX):
         part = cell.intersection(box)
-        key = (lattice, cell, tuple(band.index for band in bands), resampling)
+        key = (lattice, cell, tuple((band.index, band.nodata) for band in bands), resampling)
         if key not in raster.warped:
             raster.warped[key] = _warp_cell(raster, bands, lattice, cell, resampling)
             if len(raster.warped) > WARPED_CELLS:
