@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Logits: TypeAlias = NDArray[np.float32]
 """Before the sigmoid: unbounded, 0 is a score of one half."""
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+"""Of the arithmetic inside; logits are float32 either way."""
 
 Text: TypeAlias = Any
 """A model's own encoding of sentences: made once a run, handed back with every batch of windows."""

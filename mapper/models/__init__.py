@@ -1,26 +1,31 @@
 """The models, one file each, and those that other packages bring.
 
 A model is a module (or any object) with ``WINDOW_PX``, the side of its windows, and ``load(weights, device=,
-precision=)``, which gives a ``Segmenter``. A package adds one by an entry point in the group ``resmap.models``.
+precision=)``, which gives a ``Segmenter``. It may have ``CARD``, what people should know before they use it, and
+``from_upstream(state_dict, config)``, the bare network of a published checkpoint. A package adds a model by an entry
+point in the group ``resmap.models``.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mapper.errors import ModelError
-from mapper.segmenter import Segmenter
+from mapper.models.card import Card
+from mapper.segmenter import Precision, Segmenter
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-__all__ = ["ModelModule", "load", "names", "window_px"]
+__all__ = ["Card", "ModelModule", "card", "from_upstream", "load", "names", "window_px"]
 
-_OWN = {"pocket": "mapper.models.pocket"}
+_OWN = {name: f"mapper.models.{name}" for name in ("pocket", "remotesam", "rsrefseg", "rsrefseg2", "sam3")}
 
 
 class ModelModule(Protocol):
@@ -46,6 +51,34 @@ def window_px(name: str) -> int:
     return _module(name).WINDOW_PX
 
 
+def card(name: str) -> Card:
+    """What people should know of a model before they use it.
+
+    Raises:
+        ModelError: no such model.
+    """
+    found: Card = getattr(_module(name), "CARD", Card(name=name, title=name))
+    return found
+
+
+def from_upstream(name: str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> nn.Module:
+    """The bare network of a published checkpoint, in evaluation mode.
+
+    Args:
+        name: ``remotesam``, ``rsrefseg``, ``rsrefseg2``, or another that has published checkpoints.
+        state_dict: the checkpoint's tensors under their own names; every one must find its place.
+        config: sizes of the network; None is the published size.
+
+    Raises:
+        ModelError: no such model, it has no published form, or a key is missing, unknown or of another shape.
+    """
+    module = _module(name)
+    if not hasattr(module, "from_upstream"):
+        raise ModelError(f"{name} has no published checkpoints", fix=f"load it: mapper.models.load({name!r})")
+    net: nn.Module = module.from_upstream(state_dict, config)
+    return net.eval()
+
+
 def load(
     name: str,
     *,
@@ -53,6 +86,7 @@ def load(
     sha256: str | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
+    compiled: bool = False,
 ) -> Segmenter:
     """A model, ready to segment.
 
@@ -62,6 +96,7 @@ def load(
         sha256: what the file's digest must be, in hex; None trusts the path.
         device: as torch says it, ``cpu`` or ``cuda:0``; ``auto`` is the GPU where there is one.
         precision: of the arithmetic; scores are float32 either way.
+        compiled: let torch compile the network: minutes at the start, less time a window after.
 
     Raises:
         ModelError: no such model, or its weights are missing or not what they should be.
@@ -70,7 +105,12 @@ def load(
     path = None if weights is None else Path(weights)
     if path is not None and sha256 is not None:
         _check_digest(path, sha256)
-    return module.load(path, device=_device() if device == "auto" else device, precision=precision)
+    net = module.load(path, device=_device() if device == "auto" else device, precision=precision)
+    if compiled:
+        if not hasattr(net, "compile"):
+            raise ModelError(f"{name} cannot be compiled", fix="leave model.compiled out")
+        net.compile()
+    return net
 
 
 def _module(name: str) -> ModelModule:

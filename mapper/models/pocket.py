@@ -24,7 +24,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -36,9 +35,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mapper.errors import ModelError
-from mapper.segmenter import Logits
-
-Precision: TypeAlias = Literal["fp32", "bf16"]
+from mapper.models.card import Card
+from mapper.segmenter import Logits, Precision
 
 WEIGHTS = Path(__file__).parent / "weights" / "pocket.safetensors"
 """Shipped in the package; its sha256 stands in ``pocket.json`` beside it."""
@@ -56,6 +54,15 @@ WORD_DIM = 64
 GRAM_BUCKETS = 4096
 LONGEST_SENTENCE = 24
 """Words beyond this are not read."""
+
+CARD = Card(
+    name="pocket",
+    title="The small model that ships: buildings, roads, fields, woods, water, bare land",
+    licence="Apache-2.0",
+    terms="Trained on pictures under CC0, CC BY-SA 4.0 and public domain; see mapper/models/weights/pocket.md.",
+    source="resmap itself",
+    ships=True,
+)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
