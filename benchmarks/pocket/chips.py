@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.pocket.labels import BIT, WATERS, Bits, Picture
-from benchmarks.pocket.thesaurus import CONCEPTS, NOT_DRAWN, NOWHERE, TEMPLATES, common_words
+from benchmarks.pocket.sentences import sentence
+from benchmarks.pocket.thesaurus import CONCEPTS, common_words
 from mapper.models.pocket import WordNet, word_hash
 
 COMMON = Path(__file__).parent / "common_words.txt"
@@ -122,26 +122,7 @@ def _sentences(
             concepts.remove(concept)
     wanted = (here[:4] + sure)[: SENTENCES - nowhere]
     wanted += [""] * (SENTENCES - len(wanted))
-    return [_sentence(concept, rng, absent, synthetic=synthetic) for concept in wanted], wanted
-
-
-def _sentence(concept: str, rng: random.Random, absent: Sequence[str], *, synthetic: bool) -> str:
-    if concept:
-        phrase = rng.choice(CONCEPTS[concept])
-    else:
-        kind = rng.random()
-        if kind < 0.35:
-            phrase = rng.choice(NOWHERE)
-        elif kind < 0.55 and synthetic:
-            phrase = rng.choice(NOT_DRAWN)
-        elif kind < 0.87:
-            phrase = " ".join(rng.choice(absent) for _ in range(rng.choice((1, 1, 2))))
-        else:
-            phrase = " ".join(
-                "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(2, 9)))
-                for _ in range(rng.choice((1, 1, 2)))
-            )
-    return rng.choice(TEMPLATES).format(phrase)
+    return [sentence(concept, rng, absent, synthetic=synthetic) for concept in wanted], wanted
 
 
 def _recoloured(x: Tensor, style: Tensor, rng: random.Random) -> Tensor:

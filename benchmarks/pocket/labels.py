@@ -3,7 +3,8 @@
 Truth is two bit sets a pixel: ``yes`` (the concept is there) and ``known`` (yes or no is known). A label set
 knows only some concepts: of Dubai's vegetation it is not known what is trees and what is grass.
 
-Held back for scoring, and in no training set: dubai/tile8, oam-banepa, naip-nd-series, neon-trees.
+Held back for scoring, and in no training set: dubai/tile8, oam-banepa, neon-trees/sjer, and of naip-nd-series the
+part east of ``PRAIRIE_EAST`` (a strip between the parts is in neither).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
@@ -52,6 +54,8 @@ def bits(concepts: Iterable[str]) -> np.uint16:
 
 
 EVERYTHING = bits(CONCEPTS)
+PRAIRIE_WEST, PRAIRIE_EAST = 0.47, 0.53
+"""Shares of the width of naip-nd-series: left of the first is learned from, right of the second is scored."""
 WATERS = ("water", "lake", "river", "sea")
 
 # class: (concepts there, concepts not known there); all else is known not to be there
@@ -90,7 +94,8 @@ def training_pictures() -> list[Picture]:
     """All real pictures that may be learned from."""
     return [
         *(picture for tile in (1, 2, 3, 5) for picture in dubai(tile)),
-        *denmark(), *vegas(), *river_series(), *naip_zones(), *uc_merced(),
+        *denmark(), *vegas(), *river_series(), *naip_zones(), *prairie(), *trees("harv", "osbs", "teak"),
+        *uc_merced(),
     ]  # fmt: skip
 
 
@@ -157,7 +162,7 @@ def river_series() -> list[Picture]:
         with rasterio.open(path) as source:
             swir, nir, red, green = source.read().astype(np.float32)
         wetness = (green - swir) / (green + swir + 1)
-        greenness = (nir - red) / (nir + red + 1)
+        greenness = _greenness(red, nir)
         water, land = wetness > 0.1, wetness < -0.15
         woods, not_woods = land & (greenness > 0.45), greenness < 0.15
         yes = np.where(water, bits(["water", "river"]), 0).astype(np.uint16)
@@ -178,7 +183,7 @@ def naip_zones() -> list[Picture]:
     for path in sorted((DATA / "naip-zones").glob("*.tif")):
         with rasterio.open(path) as source:
             red, green, blue, nir = source.read().astype(np.float32)
-        greenness = (nir - red) / (nir + red + 1)
+        greenness = _greenness(red, nir)
         shape = red.shape
         yes, known = np.zeros(shape, np.uint16), np.full(shape, bits(["sea"]), np.uint16)
         if path.stem.startswith("m_3211605"):
@@ -212,6 +217,53 @@ def naip_zones() -> list[Picture]:
     return found
 
 
+def prairie(*, east: bool = False) -> list[Picture]:
+    """Lakes and plants of North Dakota on four dates, by the near infrared: the western part, or the one held back."""
+    found = []
+    for path in sorted((DATA / "naip-nd-series").glob("*.tif")):
+        with rasterio.open(path) as source:
+            west, begin = int(PRAIRIE_WEST * source.width), int(PRAIRIE_EAST * source.width)
+            columns = slice(begin, None) if east else slice(0, west)
+            red, green, blue, nir = source.read()[:, :, columns].astype(np.float32)
+        water, plants, bare = _wet(green, nir), _greenness(red, nir) > 0.25, _greenness(red, nir) < 0.05
+        seen = green > 0
+        yes = np.where(water, bits(["water", "lake"]), 0).astype(np.uint16)
+        yes |= np.where(plants & ~water, bits(["vegetation"]), 0).astype(np.uint16)
+        known = np.where(water | (nir > 110), bits(["water", "lake"]), 0).astype(np.uint16) | bits(["sea"])
+        known |= np.where(water | plants | bare, bits(["vegetation"]), 0).astype(np.uint16)
+        known |= np.where(water, EVERYTHING & ~bits(["river"]), 0).astype(np.uint16)
+        known |= np.where(plants, bits(["building", "road", "land"]), 0).astype(np.uint16)
+        yes, known = np.where(seen, yes, 0), np.where(seen, known, 0)
+        pixels = np.stack([red, green, blue]).astype(np.uint8)
+        found.append(Picture(name=f"prairie/{path.stem[-8:-4]}", pixels=pixels, yes=yes, known=known))
+    return found
+
+
+def trees(*places: str) -> list[Picture]:
+    """Crowns in forest plots: the ellipse within each box is a tree; what lies outside all boxes is not known."""
+    found = []
+    for path in sorted(path for place in places for path in (DATA / "neon-trees" / place).glob("*.tif")):
+        with rasterio.open(path) as source:
+            pixels = source.read([1, 2, 3])
+        yes = np.zeros(pixels.shape[1:], np.uint16)
+        y, x = np.ogrid[: yes.shape[0], : yes.shape[1]]
+        for left, top, right, bottom in tree_boxes(path):
+            across = (x - (left + right) / 2) / max(1, right - left) * 2
+            down = (y - (top + bottom) / 2) / max(1, bottom - top) * 2
+            yes[across**2 + down**2 < 0.8] = bits(["woods", "vegetation"])
+        known = np.where(yes > 0, EVERYTHING & ~bits(["grass"]), bits([*WATERS, "building", "road", "field"]))
+        found.append(Picture(name=f"trees/{path.stem}", pixels=pixels, yes=yes, known=known.astype(np.uint16)))
+    return found
+
+
+def tree_boxes(path: Path) -> list[tuple[int, int, int, int]]:
+    """Left, top, right, bottom in pixels of every tree labelled beside a picture."""
+    document = ElementTree.parse(path.with_suffix(".xml"))
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    boxes = [[int(float(box.findtext(edge, "0"))) for edge in edges] for box in document.iter("bndbox")]
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes]
+
+
 def uc_merced() -> list[Picture]:
     """Chips with one word each: what fills them wholly, and what surely is not in them."""
     urban_no = ("field", "lake", "river", "sea")
@@ -238,6 +290,16 @@ def uc_merced() -> list[Picture]:
             yes = np.full(pixels.shape[1:], bits(fills), np.uint16)
             found.append(Picture(name=f"ucmerced/{path.stem}", pixels=pixels, yes=yes, known=yes | bits(nowhere)))
     return found
+
+
+def _wet(green: NDArray[np.float32], nir: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """NDWI above zero (McFeeters 1996) and dark in the near infrared: ripe fields, too, have the first."""
+    return np.asarray((green > nir) & (nir < 90))
+
+
+def _greenness(red: NDArray[np.float32], nir: NDArray[np.float32]) -> NDArray[np.float32]:
+    """NDVI."""
+    return (nir - red) / (nir + red + 1)
 
 
 def _rgb(path: Path) -> NDArray[np.uint8]:

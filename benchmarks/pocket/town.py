@@ -32,7 +32,7 @@ NOT_UNDER_TOWN = bits(["field"])
 def towns(*, seed: int, count: int = COUNT) -> list[Picture]:
     """``count`` pictures, drawn in memory in about a tenth of a second each."""
     real = [p for p in training_pictures() if ((p.known & BIT["building"]) > 0).mean() > 0.95]
-    grounds = [p for p in real if ((p.yes & BIT["water"]) > 0).mean() < 0.1]
+    grounds = [p for p in real if ((p.yes & BIT["water"]) > 0).mean() < 0.1 and not p.name.startswith("trees")]
     return [_town(number, random.Random(f"town/{seed}/{number}"), grounds) for number in range(count)]
 
 

@@ -1,8 +1,10 @@
-"""Train pocket on one CPU core: ``python -m benchmarks.pocket.train --minutes 40``.
+"""Train pocket on one CPU core: ``python -m benchmarks.pocket.train``.
 
-Goes on from ``checkpoint.pt`` in the work folder if there is one; ``--start WEIGHTS`` begins a new training
-from weights that exist (the shipped ones, say). Writes ``pocket.safetensors`` and ``pocket.json`` there every
-few minutes; copy both to ``mapper/models/weights`` to ship them.
+The steps, the seed and the number of threads decide what comes out, not the clock. Goes on from ``checkpoint.pt`` in
+the work folder if there is one; ``--start WEIGHTS`` begins a new training from weights that exist (the shipped ones,
+say). Pictures come first, sentences alone after (``sentences.py``). Writes ``pocket.safetensors`` and ``pocket.json``
+there every few minutes, and the curve of the loss to ``curve.json``; copy the first two to ``mapper/models/weights``
+to ship them.
 """
 
 from __future__ import annotations
@@ -25,18 +27,22 @@ from torch.nn import functional as F
 
 from benchmarks.pocket.chips import SENTENCES, Chip, absent_words, chip_of
 from benchmarks.pocket.labels import Picture, training_pictures
+from benchmarks.pocket.sentences import teach
 from benchmarks.pocket.thesaurus import CONCEPTS
 from benchmarks.pocket.town import towns
 from benchmarks.pocket.worlds import COUNT, worlds
 from mapper.models.pocket import WEIGHTS, Net, standardised, tokens
 
 BATCH = 8
+STEPS = 7_500
+THREADS = 1
+SAMPLED_BATCHES, SAMPLED_PIXELS = 12, 256
 LEARNING_RATE = 2e-3
 EMA = 0.996
 SAVE_EVERY_S = 120.0
 SHARES = {
-    "world": 0.52, "town": 0.10, "dubai1": 0.06, "dubai2": 0.08, "dubai3": 0.08, "dubai5": 0.01,
-    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.04, "naip": 0.03, "ucmerced": 0.03,
+    "world": 0.28, "town": 0.12, "dubai1": 0.11, "dubai2": 0.11, "dubai3": 0.10, "dubai5": 0.05,
+    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.03, "naip": 0.03, "prairie": 0.06, "trees": 0.02, "ucmerced": 0.04,
 }  # fmt: skip
 """How often a chip is cut from each source; sources that are not there are left out."""
 
@@ -73,7 +79,7 @@ class Chips:
 def main() -> None:
     """Train for the minutes asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=40.0, help="in all, those before a resumption included")
+    parser.add_argument("--steps", type=int, default=STEPS, help="in all, those before a resumption included")
     parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output")
     parser.add_argument("--start", type=Path, help="begin from these weights and not from nothing")
     parser.add_argument("--words", type=Path, default=WEIGHTS, help="file with the table of words; see words.py")
@@ -81,7 +87,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(asked.seed)
     net = _net(asked.start, asked.words)
     pictures = (
@@ -90,11 +96,18 @@ def main() -> None:
         + towns(seed=asked.seed)
     )
     print(f"{len(pictures)} pictures", flush=True)
-    train(net, Chips(pictures, absent_words(net.words), asked.seed), asked.work, minutes=asked.minutes, peak=asked.peak)
+    chips = Chips(pictures, absent_words(net.words), asked.seed)
+    trained, anchors, progress = train(net, chips, asked.work, steps=asked.steps, peak=asked.peak)
+    teach(trained, anchors, seen(trained, chips), chips.absent, seed=asked.seed)
+    export(trained, asked.work / "pocket.safetensors", about=about(progress))
 
 
-def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) -> None:
-    """Run until ``minutes`` are used up, saving on the way; cosine from ``peak`` to a hundredth of it."""
+def train(net: Net, chips: Chips, work: Path, *, steps: int, peak: float) -> tuple[Net, Tensor, Progress]:
+    """Run until ``steps`` are done, saving on the way; cosine from ``peak`` to a hundredth of it.
+
+    Returns:
+        The running mean of the network, float32 ``(concept, EMBEDDING + 1)`` its anchors, and what it took.
+    """
     net.train()
     ema = Net(vocabulary=len(net.words.keys))
     ema.load_state_dict(net.state_dict())
@@ -108,9 +121,8 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     losses: list[float] = []
     step = progress.step
-    while (spent := time.monotonic() - began) < 60 * minutes:
-        share = spent / (60 * minutes)
-        rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+    while step < steps:
+        rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = step_loss(net, anchors, chips.batch())
@@ -122,11 +134,28 @@ def train(net: Net, chips: Chips, work: Path, *, minutes: float, peak: float) ->
         _follow(ema, net, min(EMA, (1 + step) / (10 + step)))
         losses.append(loss.item())
         if step % 50 == 0:
-            print(f"step {step} {spent / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}", flush=True)
+            _add_to_curve(work, step, float(np.mean(losses[-50:])))
+            print(
+                f"step {step} {(time.monotonic() - began) / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}",
+                flush=True,
+            )
         if time.monotonic() - saved > SAVE_EVERY_S:
             _save(work, net, ema, anchors, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
             saved = time.monotonic()
-    _save(work, net, ema, anchors, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+    progress = Progress(step=step, seconds=time.monotonic() - began)
+    _save(work, net, ema, anchors, optimizer, chips, progress)
+    return ema.eval(), anchors.detach(), progress
+
+
+def seen(net: Net, chips: Chips) -> Tensor:
+    """float32 ``(pixel, EMBEDDING)``: vectors of a sample of pixels of all sources."""
+    found = []
+    with torch.inference_mode():
+        for _ in range(SAMPLED_BATCHES):
+            for chip in chips.batch():
+                vectors = net.pixels(standardised(chip.pixels[None]))[0].flatten(1).T
+                found.append(vectors[torch.randint(len(vectors), (SAMPLED_PIXELS,))])
+    return torch.cat(found).clone()
 
 
 def step_loss(net: Net, anchors: Tensor, chips: list[Chip]) -> Tensor:
@@ -186,6 +215,14 @@ def export(net: Net, target: Path, *, about: dict[str, object]) -> None:
     target.with_suffix(".json").write_text(json.dumps({"sha256": digest, **size, **about}, indent=2) + "\n")
 
 
+def about(progress: Progress) -> dict[str, object]:
+    """What the JSON file beside the weights says of their training."""
+    return {
+        "steps": progress.step, "batch": BATCH, "threads": THREADS, "hours": round(progress.seconds / 3600, 3),
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"), "torch": torch.__version__,
+    }  # fmt: skip
+
+
 def _net(start: Path | None, words: Path) -> Net:
     """A new network with the table of words in it, or the one that ``start`` has."""
     stored = load_file(words)
@@ -231,11 +268,13 @@ def _save(
     }  # fmt: skip
     torch.save(state, work / "checkpoint.tmp")
     (work / "checkpoint.tmp").rename(work / "checkpoint.pt")
-    about: dict[str, object] = {
-        "steps": progress.step, "batch": BATCH, "cpu_hours": round(progress.seconds / 3600, 3),
-        "trained": datetime.now(UTC).isoformat(timespec="seconds"), "torch": torch.__version__,
-    }  # fmt: skip
-    export(ema, work / "pocket.safetensors", about=about)
+    export(ema, work / "pocket.safetensors", about=about(progress))
+
+
+def _add_to_curve(work: Path, step: int, loss: float) -> None:
+    path = work / "curve.json"
+    curve = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**curve, str(step): round(loss, 4)}))
 
 
 def _resumed(

@@ -17,7 +17,7 @@ from benchmarks.pocket.labels import SYNTHETIC, Bits, Picture, bits, truth_of_cl
 from catalogs.synthetic import CLASSES, World, random_places
 
 DEMO_SEED = 7
-COUNT = 700
+COUNT = 450
 SIDE_PX = 512
 
 

@@ -64,6 +64,9 @@ CARD = Card(
     ships=True,
 )
 
+SHORTEST_PART = 4
+"""Letters. ``fishpond`` is read as fish and pond; shorter parts are found in any word by chance."""
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -307,7 +310,7 @@ class WordNet(nn.Module):
             keep_spelling: bool ``(sentence,)``, training only: where False the spelling is hidden, so that
                 meaning alone must do and unseen synonyms work.
         """
-        sentences = [words or [""] for words in sentences]
+        sentences = [[part for word in words for part in self.parts(word)] or [""] for words in sentences]
         counts = [len(words) for words in sentences]
         flat = [word for words in sentences for word in words]
         spelt = [grams(word) for word in flat]
@@ -323,6 +326,20 @@ class WordNet(nn.Module):
         pooled = (share[..., None] * mixed).sum(1)
         code: Tensor = self.out(self.norm(pooled))
         return code
+
+    def parts(self, word: str) -> tuple[str, ...]:
+        """The word itself where its meaning is known; else the two known words it is written of, if there are two."""
+        if self.knows(word):
+            return (word,)
+        cuts = range(len(word) - SHORTEST_PART, SHORTEST_PART - 1, -1)  # the longest beginning first
+        halves = ((word[:cut], word[cut:]) for cut in cuts)
+        return next((half for half in halves if self.knows(half[0]) and self.knows(half[1])), (word,))
+
+    def knows(self, word: str) -> bool:
+        """Whether the table has it."""
+        wanted = torch.tensor(word_hash(word))
+        at = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
+        return bool(self.keys[at] == wanted)
 
     def vectors(self, words: Sequence[str]) -> Tensor:
         """float32 ``(word, WORD_DIM)``: what each word means; the learned unknown where that is not known."""
