@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test quick check format pocket real clean
+.PHONY: help setup demo test slow quick check format pocket real clean
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: setup      ## map two sentences over a small Earth, on this machine, offli
 test: setup      ## the whole suite
 	$(BIN)/python -m pytest
 
+slow: setup      ## the published sizes of the large models, minutes and gigabytes
+	$(BIN)/python -m pytest -m slow
+
 quick: setup     ## the suite without Ray and servers
 	$(BIN)/python -m pytest tests/mapper tests/catalogs tests/test_architecture.py
 
@@ -33,7 +36,7 @@ format: setup    ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pocket: setup    ## train the model that ships (about an hour of one core)
+pocket: setup    ## train the model that ships (an hour and a half of one core)
 	$(BIN)/python -m benchmarks.pocket.train
 
 real: setup      ## map the real pictures of ../shared/data and record the scores

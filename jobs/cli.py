@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs import models_cli
+from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ app = typer.Typer(
     "5 credentials · 6 cancelled · 7 verify failed · 130 interrupted.",
 )
 
+app.add_typer(models_cli.app, name="models")
+
 LARGEST_PICTURE_PX = 300_000_000
 """Pixels of a mosaic that is drawn unasked: some seconds' worth."""
 
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones where the machine has none.")]
 
 
@@ -48,32 +50,11 @@ def main() -> None:
     try:
         app()
     except MapperError as error:
-        _complain(error)
+        complain(error)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _complain(error: MapperError) -> None:
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[bold red]error:[/] {_plain(error.what)}", highlight=False)
-    place = ", ".join(f"{key} {value}" for key, value in error.where.items() if value not in (None, ""))
-    if place:
-        console.print(f"  where: {_plain(place)}", highlight=False)
-    if error.fix:
-        console.print(f"  do:    {_plain(error.fix)}", highlight=False)
-
-
-def _plain(text: str) -> str:
-    """Text of strangers, made safe for a terminal: no markup, no control characters."""
-    from rich.markup import escape
-
-    return escape("".join(mark if mark.isprintable() else "�" for mark in text))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
 
 
 def _version(wanted: bool) -> None:
@@ -107,7 +88,7 @@ def demo(
 
     report = demonstration.demo(out, gpus=gpus, watcher=watcher())
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
         return
     console = Console()
     _scores_table(console, report.scores)
@@ -128,17 +109,23 @@ def try_picture(
         Path, typer.Argument(help="A picture: PNG, JPEG, GeoTIFF.", show_default=False, exists=True, dir_okay=False)
     ],
     sentence: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Which model.")] = "pocket",
+    model: Annotated[str, typer.Option(help="Which model; `resmap models list` names them.")] = "pocket",
+    weights: Annotated[
+        str | None, typer.Option(help="Its weights file, as in a job; the shipped one where left out.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="Of the weights; needed where they are fetched.")] = None,
     out: Annotated[Path | None, typer.Option(help="The overlay; beside the picture where left out.")] = None,
     threshold: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.5,
     as_json: AsJson = False,
 ) -> None:
     """One picture, one sentence, an overlay in seconds."""
     from jobs.trial import try_sentence
+    from mapper.map_tile import ModelChoice
 
-    result = try_sentence(image, sentence, model=model, out=out, threshold=threshold)
+    choice = ModelChoice(name=model, weights=weights, sha256=sha256)
+    result = try_sentence(image, sentence, model=choice, out=out, threshold=threshold)
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
         return
     print(f"{100 * result.share:.1f} % of the picture is “{sentence}” (highest score {result.highest:.2f})")
     print(f"Overlay  {result.overlay}")
@@ -152,9 +139,14 @@ def plan(job: JobFile, as_json: AsJson = False) -> None:
     from jobs.pilot import seconds_per_window
     from jobs.prepare import prepare
     from mapper import models
+    from mapper.models.fetch import shown
+    from mapper.storage import is_local
 
     loaded = Job.from_file(job)
     prepared = prepare(loaded, tell=lambda text: print(text, file=sys.stderr))
+    weights = loaded.spec.model.weights
+    if weights and not is_local(weights):
+        print(f"timing the model; its weights are fetched first from {shown(weights)}", file=sys.stderr)
     pilot, device = seconds_per_window(loaded.spec)
     gpus = loaded.spec.compute.gpus
     cost = estimate(
@@ -172,7 +164,7 @@ def plan(job: JobFile, as_json: AsJson = False) -> None:
     ]
     document["steps"] = [step.isoformat() for step in prepared.plan.steps]
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from jobs.tables import plan_table
 
@@ -203,7 +195,7 @@ def run(
     with _draining(under_way):
         summary = under_way.wait()
     if as_json:
-        _print_json(summary.as_json())
+        print_json(summary.as_json())
     else:
         console = Console()
         if summary.worked_tiles:
@@ -279,7 +271,7 @@ def status(
     if run_or_mosaic is None:
         rows = known_runs()
         if as_json:
-            _print_json([asdict(row) for row in rows])
+            print_json([asdict(row) for row in rows])
         elif rows:
             Console().print(runs_table(rows))
         else:
@@ -287,7 +279,7 @@ def status(
         return
     statuses = run_status(run_or_mosaic)
     if as_json:
-        _print_json([asdict(entry) for entry in statuses])
+        print_json([asdict(entry) for entry in statuses])
         return
     for entry in statuses:
         Console().print(status_table(entry))
@@ -306,7 +298,7 @@ def verify(
 
     report = verify_mosaic(absolute(mosaic), full=full)
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
         for bad in report.bad:
             print(f"{bad.tile}: {bad.reason}")
@@ -324,7 +316,7 @@ def schema() -> None:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **JobSpec.model_json_schema(by_alias=True),
     }
-    _print_json(document)
+    print_json(document)
 
 
 @app.command()
@@ -334,13 +326,13 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         marks = {"good": "[green]✓[/]", "note": "[yellow]![/]", "bad": "[red]✗[/]"}
         console = Console(highlight=False, soft_wrap=True)
         for finding in findings:
             fix = f"  → {finding.fix}" if finding.fix else ""
-            console.print(f"{marks[finding.state]} {finding.what:<10} {_plain(finding.says)}{_plain(fix)}")
+            console.print(f"{marks[finding.state]} {finding.what:<10} {plain(finding.says)}{plain(fix)}")
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -366,7 +358,7 @@ def _ending(console: Console, summary: Summary) -> None:
         f"{summary.verified_tiles} tiles read back."
     )
     for problem in summary.problems[:10]:
-        console.print(f"  {_plain(problem['tile'])}: {_plain(problem['error'])}", highlight=False)
+        console.print(f"  {plain(problem['tile'])}: {plain(problem['error'])}", highlight=False)
     if len(summary.problems) > 10:
         console.print(f"  … and {len(summary.problems) - 10} more; `resmap status {summary.run}` has them all")
     console.print(f"Mosaic   {summary.mosaic}", soft_wrap=True)

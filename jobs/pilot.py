@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from jobs.estimate import Range
+from jobs.prepare import model_choice
 from jobs.spec import JobSpec
-from mapper import models
 
 LOOKS = 3
 
@@ -25,9 +25,7 @@ def seconds_per_window(spec: JobSpec) -> tuple[Range, str]:
 
     from cluster.worker import CPU_THREADS
 
-    net = models.load(
-        spec.model.name, weights=spec.model.weights, sha256=spec.model.sha256, precision=spec.model.precision
-    )
+    net = model_choice(spec).load()
     before = torch.get_num_threads()
     torch.set_num_threads(CPU_THREADS)
     try:

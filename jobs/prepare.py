@@ -342,17 +342,24 @@ def still_wanted(
     return wanted, frozenset(written)
 
 
+def model_choice(spec: JobSpec) -> ModelChoice:
+    """A job's model in the mapper's words."""
+    chosen = spec.model
+    return ModelChoice(
+        name=chosen.name,
+        weights=chosen.weights,
+        sha256=chosen.sha256,
+        precision=chosen.precision,
+        compiled=chosen.compiled,
+    )
+
+
 def setup_for(prepared: Prepared, mosaic: Mosaic) -> Setup:
     """What the workers of a prepared job must know."""
     spec = prepared.job.spec
     return Setup(
         mosaic=spec.output.mosaic,
-        model=ModelChoice(
-            name=spec.model.name,
-            weights=spec.model.weights,
-            sha256=spec.model.sha256,
-            precision=spec.model.precision,
-        ),
+        model=model_choice(spec),
         prompts=mosaic.prompts,
         bands=len(spec.imagery.bands),
         stretch=spec.imagery.scale.from_ if spec.imagery.scale else None,

@@ -8,7 +8,6 @@ import numpy as np
 
 from jobs.grids import placed
 from jobs.prepare import Prepared, setup_for
-from mapper import models
 from mapper.grid import PixelBox
 from mapper.masks import SCORE_ONE
 from mapper.mosaic import Mosaic
@@ -37,7 +36,7 @@ def measure_seams(prepared: Prepared, *, samples: int = SAMPLES) -> Seams:
     spec, plan = prepared.job.spec, prepared.plan
     mosaic = Mosaic.open(spec.output.mosaic, writable=False)
     setup = setup_for(prepared, mosaic)
-    net = models.load(spec.model.name, weights=spec.model.weights, precision=spec.model.precision)
+    net = setup.model.load()
     reader = RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite)
     names = [prompt.name for prompt in mosaic.prompts]
     positions = [names.index(prompt.name) for prompt in spec.prompts]

@@ -1,4 +1,8 @@
-"""The environment variables resmap knows: all of them, and nowhere else."""
+"""The environment variables resmap knows: all of them, and nowhere else.
+
+One more, ``RESMAP_CACHE``, says where fetched weights are kept. It is read in ``mapper/models/fetch.py``, because
+models are loaded by workers and notebooks that know no jobs.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mapper.errors import SpecError
+from mapper.models.fetch import check_address
 from mapper.prompts import LONGEST_EXPRESSION, Prompt
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
@@ -118,9 +119,27 @@ class Model(_Section):
     """Which model."""
 
     name: str = "pocket"
-    weights: str | None = Field(None, description="path of a safetensors file; the shipped ones where left out")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="a safetensors file: a path, https://…, s3://…, or hf://owner/name@revision/file; "
+        "the shipped one where left out",
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="of the weights; needed where they are fetched from elsewhere"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = Field(False, description="minutes at the start, for less time a window after")
+
+    @model_validator(mode="after")
+    def _vouched_for(self) -> Model:
+        if self.weights is None and self.sha256 is not None:
+            raise ValueError("sha256 is of weights, and none are given")
+        try:
+            check_address(self.weights or "", self.sha256)
+        except SpecError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from error
+        return self
 
 
 class WindowSpec(_Section):

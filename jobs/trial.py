@@ -11,6 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from mapper import models
 from mapper.errors import AssetError, SpecError
+from mapper.map_tile import ModelChoice
 from mapper.picture import segment
 from mapper.quicklook import overlay
 from mapper.raster import DRIVERS, GDAL_OPTIONS
@@ -30,17 +31,17 @@ class Trial:
     """Score."""
 
 
-def try_sentence(image: Path, sentence: str, *, model: str, out: Path | None, threshold: float) -> Trial:
+def try_sentence(image: Path, sentence: str, *, model: ModelChoice, out: Path | None, threshold: float) -> Trial:
     """Segment a picture and write the overlay.
 
     Raises:
         AssetError: the picture cannot be read, or is none of 8 bits.
         SpecError: the sentence is empty, or the overlay cannot be written.
-        ModelError: no such model.
+        ModelError: no such model, or its weights are missing or not what they should be.
     """
-    models.window_px(model)  # a wrong name is said before a large picture is read
+    models.window_px(model.name)  # a wrong name is said before a large picture is read
     pixels = _read(image)
-    score = segment(pixels, [sentence], model=model)[0]
+    score = segment(pixels, [sentence], model=model.load())[0]
     mask = (score >= threshold).astype(np.uint8)
     target = out or image.with_name(f"{image.stem}-overlay.png")
     from PIL import Image

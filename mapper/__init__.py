@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mapper import models
+    from mapper import models, tasks
     from mapper.mosaic import open_mosaic
     from mapper.picture import segment
 
-__all__ = ["models", "open_mosaic", "segment"]
+__all__ = ["models", "open_mosaic", "segment", "tasks"]
 
 _HOME = {"open_mosaic": "mapper.mosaic", "segment": "mapper.picture"}
 
 
 def __getattr__(name: str) -> object:
-    if name == "models":
-        return import_module("mapper.models")
+    if name in ("models", "tasks"):
+        return import_module(f"mapper.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'mapper' has no attribute {name!r}")

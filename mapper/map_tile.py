@@ -36,6 +36,24 @@ class ModelChoice:
     """As torch says it; ``auto`` is the GPU where the worker has one."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = False
+
+    def load(self) -> Segmenter:
+        """The model, ready to segment.
+
+        Raises:
+            ModelError: no such model, or its weights are missing or not what they should be.
+        """
+        from mapper import models
+
+        return models.load(
+            self.name,
+            weights=self.weights,
+            sha256=self.sha256,
+            device=self.device,
+            precision=self.precision,
+            compiled=self.compiled,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,18 +182,9 @@ class TileMapper:
     @classmethod
     def load(cls, setup: Setup) -> TileMapper:
         """Load the model and open the mosaic that the setup names."""
-        from mapper import models
-
-        choice = setup.model
         return cls(
             setup,
-            segmenter=models.load(
-                choice.name,
-                weights=choice.weights,
-                sha256=choice.sha256,
-                device=choice.device,
-                precision=choice.precision,
-            ),
+            segmenter=setup.model.load(),
             reader=RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite),
             mosaic=Mosaic.open(setup.mosaic),
         )

@@ -1,4 +1,7 @@
-"""What every model offers: pixels and sentences in, logits out."""
+"""What every model offers: pixels and sentences in, logits out.
+
+``docs/plugin/README.md`` tells how a package brings a model, and what a map relies on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ Text: TypeAlias = Any
 
 
 class Segmenter(Protocol):
-    """A referring-expression-segmentation model, loaded on one device."""
+    """A referring-expression-segmentation model, loaded on one device.
+
+    The same input gives the same bits for as long as the fingerprint is the same. A sentence the model cannot answer
+    is refused with a ``ModelError``: no answer must not read as "nothing there".
+    """
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ from benchmarks.pocket.worlds import COUNT, worlds
 from mapper.models.pocket import WEIGHTS, Net, standardised, tokens
 
 BATCH = 8
-STEPS = 7_500
+STEPS = 6_500
 THREADS = 1
 SAMPLED_BATCHES, SAMPLED_PIXELS = 12, 256
 LEARNING_RATE = 2e-3

@@ -3,27 +3,30 @@
 A model is a module (or any object) with ``WINDOW_PX``, the side of its windows, and ``load(weights, device=,
 precision=)``, which gives a ``Segmenter``. It may have ``CARD``, what people should know before they use it, and
 ``from_upstream(state_dict, config)``, the bare network of a published checkpoint. A package adds a model by an entry
-point in the group ``resmap.models``.
+point in the group ``resmap.models``; ``docs/plugin`` has one to begin from.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mapper.errors import ModelError
-from mapper.models.card import Card
+from mapper.models.card import Card, stated
+from mapper.models.fetch import fetch as fetched
 from mapper.segmenter import Precision, Segmenter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = ["Card", "ModelModule", "card", "from_upstream", "load", "names", "window_px"]
+
+GROUP = "resmap.models"
+"""The entry points that add models."""
 
 _OWN = {name: f"mapper.models.{name}" for name in ("pocket", "remotesam", "rsrefseg", "rsrefseg2", "sam3")}
 
@@ -38,8 +41,19 @@ class ModelModule(Protocol):
 
 
 def names() -> tuple[str, ...]:
-    """The models that can be loaded."""
-    return (*_OWN, *sorted(entry.name for entry in entry_points(group="resmap.models") if entry.name not in _OWN))
+    """The models that can be loaded: ours first, then those of other packages, which cannot replace ours."""
+    return (*_OWN, *sorted({entry.name for entry in entry_points(group=GROUP)} - _OWN.keys()))
+
+
+def brought_by(name: str) -> str:
+    """The package that brings a model, with its version.
+
+    Raises:
+        ModelError: no such model, or two packages bring one of this name.
+    """
+    if name in _OWN:
+        return "resmap"
+    return _package(_entry(name))
 
 
 def window_px(name: str) -> int:
@@ -48,7 +62,8 @@ def window_px(name: str) -> int:
     Raises:
         ModelError: no such model.
     """
-    return _module(name).WINDOW_PX
+    size: int | None = _stated(name).get("WINDOW_PX")
+    return _module(name).WINDOW_PX if size is None else size
 
 
 def card(name: str) -> Card:
@@ -57,8 +72,8 @@ def card(name: str) -> Card:
     Raises:
         ModelError: no such model.
     """
-    found: Card = getattr(_module(name), "CARD", Card(name=name, title=name))
-    return found
+    found: Card | None = _stated(name).get("CARD") or getattr(_module(name), "CARD", None)
+    return found or Card(name=name, title=name)
 
 
 def from_upstream(name: str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> nn.Module:
@@ -92,19 +107,21 @@ def load(
 
     Args:
         name: one of ``names()``.
-        weights: path of a safetensors file; None takes the ones that ship.
-        sha256: what the file's digest must be, in hex; None trusts the path.
+        weights: a safetensors file: its path, or where it is fetched from (``https://…``, ``s3://…``,
+            ``hf://owner/name@revision/file``) once a machine; None takes the ones that ship.
+        sha256: what the file's digest must be, in hex. None trusts a path and a commit of the hub, nothing else.
         device: as torch says it, ``cpu`` or ``cuda:0``; ``auto`` is the GPU where there is one.
         precision: of the arithmetic; scores are float32 either way.
         compiled: let torch compile the network: minutes at the start, less time a window after.
 
     Raises:
         ModelError: no such model, or its weights are missing or not what they should be.
+        CredentialsError: the weights lie where someone must log in.
     """
     module = _module(name)
-    path = None if weights is None else Path(weights)
-    if path is not None and sha256 is not None:
-        _check_digest(path, sha256)
+    if weights is None and sha256 is not None:
+        raise ModelError("a sha256 is given, and no weights that should have it", fix="give model.weights too")
+    path = None if weights is None else fetched(weights, sha256)
     net = module.load(path, device=_device() if device == "auto" else device, precision=precision)
     if compiled:
         if not hasattr(net, "compile"):
@@ -113,35 +130,49 @@ def load(
     return net
 
 
+def _stated(name: str) -> dict[str, Any]:
+    """What the text of one of our modules says of itself; nothing of a stranger's, whose module is imported."""
+    spec = find_spec(_OWN[name]) if name in _OWN else None
+    source = None if spec is None else getattr(spec.loader, "get_source", lambda _: None)(_OWN[name])
+    return {} if source is None else stated(source)
+
+
 def _module(name: str) -> ModelModule:
-    if name in _OWN:
-        own: ModelModule = import_module(_OWN[name])
-        return own
-    for entry in entry_points(group="resmap.models", name=name):
+    entry = EntryPoint(name, _OWN[name], GROUP) if name in _OWN else _entry(name)
+    try:
         module: ModelModule = entry.load()
-        return module
+    except Exception as error:  # a stranger's module may raise anything while it is imported
+        raise ModelError(
+            f"the model {name} of {_package(entry)} cannot be loaded: {type(error).__name__}: {error}",
+            fix=f"install {_package(entry)} again" + ("" if name in _OWN else ", or uninstall it"),
+        ) from error
+    missing = [part for part in ("WINDOW_PX", "load") if not hasattr(module, part)]
+    if missing:
+        raise ModelError(
+            f"the model {name} of {_package(entry)} has no {' and no '.join(missing)}",
+            fix="a model offers WINDOW_PX and load(weights, device=, precision=)",
+        )
+    return module
+
+
+def _entry(name: str) -> EntryPoint:
+    """Where the model of another package is."""
+    found = {(_package(entry), entry.value): entry for entry in entry_points(group=GROUP, name=name)}
+    if len(found) > 1:
+        packages = " and ".join(sorted({package for package, _ in found}))
+        raise ModelError(f"{packages} both bring a model named {name}", fix="uninstall one of them")
+    if found:
+        return next(iter(found.values()))
     near = difflib.get_close_matches(name, names(), n=1)
     fix = f"did you mean {near[0]}?" if near else f"choose one of: {', '.join(names())}"
     raise ModelError(f"there is no model named {name!r}", fix=fix)
+
+
+def _package(entry: EntryPoint) -> str:
+    return "resmap" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
 def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _check_digest(path: Path, expected: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(
-            f"the weights cannot be read: {error.strerror}", fix="check model.weights", weights=path
-        ) from error
-    if found != expected:
-        raise ModelError(
-            f"the weights have sha256 {found[:12]}…, and the job asks for {expected[:12]}…",
-            fix="get the right file, or correct model.sha256",
-            weights=path,
-        )

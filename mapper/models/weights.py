@@ -7,9 +7,9 @@ So one sha256 vouches for all of it, and nothing is looked for elsewhere when a 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mapper.errors import ModelError
+from mapper.models.fetch import HEADER_KEY, is_pickle, refused_pickle, sha256_of
 
 TOKENIZER_KEY = "tokenizer.json"
 """The tensor, uint8 ``(byte,)``, that holds the tokenizer."""
-
-HEADER_KEY = "resmap"
-"""The entry of the header that holds the JSON text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +54,9 @@ def read_weights(path: Path, *, model: str) -> Weights:
         ModelError: the file is missing, is no safetensors file, or holds another model.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(2) in (b"PK", b"\x80\x02"):
-                raise ModelError(
-                    "these weights are a pickle, which could run code: it was not opened",
-                    fix=f"make a safe file of it once: resmap models convert {model} {path} --out FILE",
-                    weights=path,
-                )
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if is_pickle(path):
+            raise refused_pickle(path, model=model)
+        digest = sha256_of(path)
         with safe_open(path, framework="pt") as stored:
             header = json.loads((stored.metadata() or {}).get(HEADER_KEY, "{}"))
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  # not a mapping
@@ -79,10 +71,9 @@ def read_weights(path: Path, *, model: str) -> Weights:
             weights=path,
             reason=str(error)[:200],
         ) from error
-    if header.get("model", model) != model:
-        raise ModelError(
-            f"these are weights of {header['model']}, not of {model}", fix="correct model.name", weights=path
-        )
+    if not isinstance(header, dict) or header.get("model", model) != model:
+        other = header.get("model") if isinstance(header, dict) else "nothing known"
+        raise ModelError(f"these are weights of {other}, not of {model}", fix="correct model.name", weights=path)
     words = tensors.pop(TOKENIZER_KEY, None)
     return Weights(
         tensors=tensors,
@@ -102,19 +93,33 @@ def write_weights(
     tokenizer: bytes | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a weights file, whole or not at all; its sha256 comes back."""
+    """Write a weights file, whole or not at all; its sha256 comes back.
+
+    The same content gives the same bytes, and so the same digest, wherever and whenever it is written.
+
+    Raises:
+        ModelError: it cannot be written; nothing is left behind, and what was there before stays.
+    """
     words = {} if tokenizer is None else {TOKENIZER_KEY: torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)}
     header = {"model": model, "config": config, "about": dict(about or {})}
-    half = path.with_name(f".{path.name}.half")
-    save_file(
-        {key: tensor.contiguous() for key, tensor in {**tensors, **words}.items()},
-        half,
-        metadata={HEADER_KEY: json.dumps(header, sort_keys=True)},
-    )
-    with half.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    half.chmod(0o644)
-    half.rename(path)
+    half = path.with_name(f".{path.name}.{os.getpid()}.half")
+    try:
+        save_file(
+            {**_apart(tensors), **words},
+            half,
+            metadata={HEADER_KEY: json.dumps(header, sort_keys=True)},
+        )
+        digest = sha256_of(half)
+        half.chmod(0o644)
+        half.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights file cannot be written: {error}",
+            fix="choose a folder with room that can be written",
+            file=path,
+        ) from error
+    finally:
+        half.unlink(missing_ok=True)
     return digest
 
 
@@ -124,13 +129,22 @@ def fit(net: nn.Module, tensors: Mapping[str, Tensor], *, model: str) -> None:
     Raises:
         ModelError: naming the first few keys that are missing, unknown or of another shape.
     """
-    wanted = net.state_dict()
+    check_shapes({key: tensor.shape for key, tensor in net.state_dict().items()}, tensors, model=model)
+    net.load_state_dict(dict(tensors), strict=True)
+
+
+def check_shapes(wanted: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], *, model: str) -> None:
+    """Nothing, where the tensors are the wanted ones: these keys, no others, of these shapes.
+
+    Raises:
+        ModelError: naming the first few keys that are missing, unknown or of another shape.
+    """
     missing = [key for key in wanted if key not in tensors]
     unknown = [key for key in tensors if key not in wanted]
     wrong = [
-        f"{key} {tuple(tensors[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
+        f"{key} {tuple(tensors[key].shape)} for {tuple(shape)}"
+        for key, shape in wanted.items()
+        if key in tensors and tuple(tensors[key].shape) != tuple(shape)
     ]
     if missing or unknown or wrong:
         raise ModelError(
@@ -141,12 +155,23 @@ def fit(net: nn.Module, tensors: Mapping[str, Tensor], *, model: str) -> None:
             unknown=_some(unknown),
             shapes=_some(wrong),
         )
-    net.load_state_dict(dict(tensors), strict=True)
 
 
 def token_ids(tokenizer: Tokenizer, expression: str, *, longest: int) -> list[int]:
     """A sentence as token ids, with the special tokens of its tokenizer, unpadded; at most ``longest`` of them."""
     return list(tokenizer.encode(expression).ids[:longest])
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each in memory of its own: published ones may be tied, or views of larger ones."""
+    seen: set[int] = set()
+    apart = {}
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        apart[key] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+    return apart
 
 
 def _some(names: list[str]) -> str:

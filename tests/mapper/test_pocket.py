@@ -180,6 +180,15 @@ def test_words_are_read_the_same_on_every_machine() -> None:
     assert grams("sea")[:3] == [878, 2564, 311]
 
 
+def test_a_word_without_a_meaning_is_read_as_the_two_words_it_is_written_of() -> None:
+    known = ["lake", "shore", "buildings", "build", "ings"]
+    words = pocket.WordNet(vocabulary=len(known))
+    words.keys.copy_(torch.tensor(sorted(word_hash(word) for word in known)))
+    assert words.parts("lakeshore") == ("lake", "shore")
+    assert words.parts("buildings") == ("buildings",)
+    assert words.parts("lakeblorp") == ("lakeblorp",)
+
+
 def test_the_weights_fit_in_12_megabytes_and_are_the_ones_recorded(model: Pocket) -> None:
     assert pocket.WEIGHTS.stat().st_size <= 12e6
     assert json.loads(pocket.WEIGHTS.with_suffix(".json").read_text())["sha256"] in model.fingerprint
