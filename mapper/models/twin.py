@@ -271,9 +271,10 @@ class Twin:
                 pairs = [(window, prompt) for window in range(len(batch)) for prompt in range(prompts)]
                 at_once = 1 if alone else PAIRS_AT_ONCE
                 for some in (pairs[start : start + at_once] for start in range(0, len(pairs), at_once)):
-                    answer = self._net.answer(*_paired(image, text.features, some))
+                    full = [*some, *[some[-1]] * (at_once - len(some))]  # one shape, so that one kernel answers all
+                    answer = self._net.answer(*_paired(image, text.features, full))
                     at_window = resized(answer, self.window_px, None)[:, 0].cpu().numpy()
-                    for (window, prompt), logits in zip(some, at_window, strict=True):
+                    for (window, prompt), logits in zip(some, at_window, strict=False):
                         out[batch[window], prompt] = logits
         return out
 
