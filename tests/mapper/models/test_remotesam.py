@@ -427,7 +427,6 @@ def test_half_precision_gives_the_mask_of_full_precision_on_a_real_picture_under
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch, of itself
 def test_compiled_it_gives_the_same_mask_under_another_fingerprint(weights: Path, model: RemoteSam) -> None:
     compiled = models.load("remotesam", weights=str(weights), device="cpu", compiled=True)
     assert compiled.fingerprint == f"{model.fingerprint}/compiled"
