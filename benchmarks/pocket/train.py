@@ -15,6 +15,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,17 +35,43 @@ from benchmarks.pocket.worlds import COUNT, worlds
 from mapper.models.pocket import WEIGHTS, Net, standardised, tokens
 
 BATCH = 8
-STEPS = 6_500
 THREADS = 1
 SAMPLED_BATCHES, SAMPLED_PIXELS = 12, 256
-LEARNING_RATE = 2e-3
 EMA = 0.996
 SAVE_EVERY_S = 120.0
-SHARES = {
-    "world": 0.28, "town": 0.12, "dubai1": 0.11, "dubai2": 0.11, "dubai3": 0.10, "dubai5": 0.05,
-    "denmark": 0.03, "vegas": 0.02, "ucayali": 0.03, "naip": 0.03, "prairie": 0.06, "trees": 0.02, "ucmerced": 0.04,
-}  # fmt: skip
-"""How often a chip is cut from each source; sources that are not there are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of the training with one mixture of pictures; begins at the running mean of the one before."""
+
+    steps: int
+    peak: float
+    """Highest learning rate; from there by a cosine to a hundredth of it."""
+    shares: Mapping[str, float]
+    """How often a chip is cut from each source; sources that are not there are left out."""
+
+
+PHASES = (
+    Phase(  # all that is to be known, drawn pictures above all, because their truth is exact
+        steps=6_500,
+        peak=2e-3,
+        shares={
+            "world": 0.28, "town": 0.12, "dubai1": 0.11, "dubai2": 0.11, "dubai3": 0.10, "dubai5": 0.05,
+            "denmark": 0.03, "vegas": 0.02, "ucayali": 0.03, "naip": 0.03, "prairie": 0.06, "trees": 0.02,
+            "ucmerced": 0.04,
+        },
+    ),
+    Phase(  # real towns, which the first phase has not learned enough of, not even those it saw
+        steps=4_500,
+        peak=1.2e-3,
+        shares={
+            "world": 0.17, "town": 0.10, "dubai1": 0.18, "dubai2": 0.18, "dubai3": 0.16, "dubai5": 0.03,
+            "denmark": 0.02, "vegas": 0.02, "ucayali": 0.02, "naip": 0.03, "prairie": 0.05, "trees": 0.02,
+            "ucmerced": 0.02,
+        },
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +87,7 @@ class Chips:
 
     def __init__(self, pictures: list[Picture], absent: list[str], seed: int) -> None:
         self.rng = random.Random(seed)
+        self.shares = PHASES[0].shares
         self.absent = absent
         self.groups: dict[str, list[Picture]] = {}
         for picture in pictures:
@@ -68,7 +96,7 @@ class Chips:
 
     def batch(self) -> list[Chip]:
         """``BATCH`` chips."""
-        names = self.rng.choices(list(self.groups), [SHARES[name] for name in self.groups], k=BATCH)
+        names = self.rng.choices(list(self.groups), [self.shares[name] for name in self.groups], k=BATCH)
         return [self._chip(self.rng.choice(self.groups[name])) for name in names]
 
     def _chip(self, picture: Picture) -> Chip:
@@ -77,15 +105,13 @@ class Chips:
 
 
 def main() -> None:
-    """Train for the minutes asked."""
+    """Train all phases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=STEPS, help="in all, those before a resumption included")
     parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"), help="checkpoint, caches and output")
     parser.add_argument("--start", type=Path, help="begin from these weights and not from nothing")
     parser.add_argument("--words", type=Path, default=WEIGHTS, help="file with the table of words; see words.py")
     parser.add_argument("--worlds", type=int, default=COUNT, help="pictures of the synthetic world")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(asked.seed)
@@ -97,13 +123,13 @@ def main() -> None:
     )
     print(f"{len(pictures)} pictures", flush=True)
     chips = Chips(pictures, absent_words(net.words), asked.seed)
-    trained, anchors, progress = train(net, chips, asked.work, steps=asked.steps, peak=asked.peak)
+    trained, anchors, progress = train(net, chips, asked.work)
     teach(trained, anchors, seen(trained, chips), chips.absent, seed=asked.seed)
     export(trained, asked.work / "pocket.safetensors", about=about(progress))
 
 
-def train(net: Net, chips: Chips, work: Path, *, steps: int, peak: float) -> tuple[Net, Tensor, Progress]:
-    """Run until ``steps`` are done, saving on the way; cosine from ``peak`` to a hundredth of it.
+def train(net: Net, chips: Chips, work: Path) -> tuple[Net, Tensor, Progress]:
+    """Run all phases, saving on the way, from where a checkpoint stands.
 
     Returns:
         The running mean of the network, float32 ``(concept, EMBEDDING + 1)`` its anchors, and what it took.
@@ -115,14 +141,18 @@ def train(net: Net, chips: Chips, work: Path, *, steps: int, peak: float) -> tup
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [anchors, *(p for p in net.parameters() if p.ndim <= 1)]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=peak
+        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=PHASES[0].peak
     )
     progress = _resumed(work, net, ema, anchors, optimizer, chips)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     losses: list[float] = []
-    step = progress.step
-    while step < steps:
-        rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    for step in range(progress.step, sum(phase.steps for phase in PHASES)):
+        phase, done = at(step)
+        chips.shares = phase.shares
+        if done == 0:
+            net.load_state_dict(ema.state_dict())
+        rate = phase.peak * min(1.0, (done + 1) / 100)
+        rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done / phase.steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = step_loss(net, anchors, chips.batch())
@@ -130,21 +160,27 @@ def train(net: Net, chips: Chips, work: Path, *, steps: int, peak: float) -> tup
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        _follow(ema, net, min(EMA, (1 + step) / (10 + step)))
+        _follow(ema, net, min(EMA, (2 + step) / (11 + step)))
         losses.append(loss.item())
-        if step % 50 == 0:
-            _add_to_curve(work, step, float(np.mean(losses[-50:])))
-            print(
-                f"step {step} {(time.monotonic() - began) / 60:.1f} min loss {np.mean(losses[-50:]):.4f} lr {rate:.2g}",
-                flush=True,
-            )
+        progress = Progress(step=step + 1, seconds=time.monotonic() - began)
+        if progress.step % 50 == 0:
+            mean = float(np.mean(losses[-50:]))
+            _add_to_curve(work, progress.step, mean)
+            print(f"step {progress.step} {progress.seconds / 60:.1f} min loss {mean:.4f} lr {rate:.2g}", flush=True)
         if time.monotonic() - saved > SAVE_EVERY_S:
-            _save(work, net, ema, anchors, optimizer, chips, Progress(step=step, seconds=time.monotonic() - began))
+            _save(work, net, ema, anchors, optimizer, chips, progress)
             saved = time.monotonic()
-    progress = Progress(step=step, seconds=time.monotonic() - began)
     _save(work, net, ema, anchors, optimizer, chips, progress)
     return ema.eval(), anchors.detach(), progress
+
+
+def at(step: int) -> tuple[Phase, int]:
+    """The phase that a step belongs to, and how many of its steps come before."""
+    for phase in PHASES:
+        if step < phase.steps:
+            return phase, step
+        step -= phase.steps
+    raise ValueError("the training has no such step")
 
 
 def seen(net: Net, chips: Chips) -> Tensor:
@@ -176,9 +212,9 @@ def step_loss(net: Net, anchors: Tensor, chips: list[Chip]) -> Tensor:
         evidence = torch.einsum("npc,ncyx->npyx", every[..., :-1], vectors)
     logits = evidence.float() + every[..., -1, None, None]
     concepts = len(anchors)
-    at = torch.arange(len(chips))[:, None]
+    row = torch.arange(len(chips))[:, None]
     by_anchor = mask_loss(logits[:, :concepts], yes[:, :concepts], known[:, :concepts])
-    by_words = mask_loss(logits[:, concepts:], yes[at, meant], known[at, meant])
+    by_words = mask_loss(logits[:, concepts:], yes[row, meant], known[row, meant])
     named = meant < concepts
     astray = F.mse_loss(codes[named], anchors.detach()[meant[named]])
     return by_anchor + by_words + astray

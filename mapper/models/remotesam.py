@@ -158,6 +158,7 @@ class RemoteSam:
         self.fingerprint = fingerprint
         self.device = device
         self._tokenizer = tokenizer
+        self._one_by_one = device == "cpu"
         self._tf32 = precision == "bf16" and device != "cpu"
         self._net = lean(net, _DTYPES[precision]).to(device)
 
@@ -182,21 +183,23 @@ class RemoteSam:
             text: what ``encode_text`` gave.
 
         Returns:
-            float32 ``(window, prompt, y, x)``; its sigmoid is the probability of the foreground. Windows and sentences
-            are answered one by one, so that neither can change a bit of another's answer.
+            float32 ``(window, prompt, y, x)``; its sigmoid is the probability of the foreground. Sentences are
+            answered one by one, and on a CPU windows too, so that neither can change a bit of another's answer. A GPU
+            takes the windows of a call together: keep their number the same from call to call for the same bits.
 
         Raises:
             ModelError: the pixels have another shape or dtype.
         """
         self._check(pixels)
         out = np.empty((len(pixels), len(text.mask), self.window_px, self.window_px), np.float32)
+        at_once = 1 if self._one_by_one else max(1, len(pixels))
         with torch.inference_mode(), _reproducible(tf32=self._tf32):
-            for window, answers in zip(pixels, out, strict=True):
-                seen = self._net.see(standardised(torch.tensor(window[None], device=self.device)))
-                for at, answer in enumerate(answers):
-                    words, mask = text.words[at : at + 1], text.mask[at : at + 1]
-                    background, foreground = self._net.answer(seen, words, mask)[0]
-                    answer[:] = (foreground - background).cpu().numpy()
+            for start in range(0, len(pixels), at_once):
+                batch = np.s_[start : start + at_once]
+                seen = self._net.see(standardised(torch.tensor(pixels[batch], device=self.device)))
+                for at, (words, mask) in enumerate(zip(text.words, text.mask, strict=True)):
+                    evidence = self._net.answer(seen, words.expand(at_once, -1, -1), mask.expand(at_once, -1))
+                    out[batch, at] = evidence.cpu().numpy()
         return out
 
     def compile(self) -> None:
@@ -409,9 +412,11 @@ class Net(nn.Module):
         return self.backbone.see(pixels)
 
     def answer(self, seen: Seen, words: Tensor, mask: Tensor) -> Tensor:
-        """Two logits a pixel ``(B, 2, y, x)`` from what ``see`` and ``text_encoder`` gave."""
+        """The foreground's logit less the background's ``(B, y, x)``, from what ``see`` and ``text_encoder`` gave."""
         side = self.sizes.image_size
-        return F.interpolate(self.low(seen, words, mask), size=(side, side), mode="bilinear", align_corners=True)
+        background, foreground = self.low(seen, words, mask).unbind(1)
+        evidence = (foreground - background)[:, None]
+        return F.interpolate(evidence, size=(side, side), mode="bilinear", align_corners=True)[:, 0]
 
     def low(self, seen: Seen, words: Tensor, mask: Tensor) -> Tensor:
         """The same at a quarter of the size."""

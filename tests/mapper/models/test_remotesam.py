@@ -371,6 +371,16 @@ def test_a_sentence_has_the_same_logits_to_the_bit_in_any_company(weights: Path,
     assert not np.array_equal(among[:, 0], among[:, 1])
 
 
+def test_windows_taken_together_as_a_gpu_does_are_answered_as_alone(
+    weights: Path, model: RemoteSam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, text = _noise(3), model.encode_text(["water", "the ships"])
+    alone = model.logits(windows, text)
+    monkeypatch.setattr(model, "_one_by_one", False)
+    np.testing.assert_allclose(model.logits(windows, text), alone, atol=2e-4, rtol=1e-4)
+    assert model.logits(windows[:0], text).shape == (0, 2, 128, 128)
+
+
 def test_two_loads_give_the_same_logits_to_the_bit(weights: Path, model: RemoteSam) -> None:
     again = remotesam.load(weights)
     first, second = (one.logits(_noise(1), one.encode_text(["water"])) for one in (model, again))
