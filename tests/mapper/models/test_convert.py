@@ -18,6 +18,7 @@ import numpy as np
 import pystac
 import pytest
 import torch
+from pystac.extensions.mlm import MLMExtension, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Sam3Model
@@ -388,6 +389,10 @@ def test_pystac_reads_the_item(item: tuple[dict[str, Any], Converted]) -> None:
     assert {link.rel: link.href for link in read.links if link.rel == "about"} == {
         "about": "https://huggingface.co/someone/lines"
     }
+    model = MLMExtension.ext(read)
+    assert (model.mlm_name, model.tasks) == ("lines", [TaskType.SEMANTIC_SEGMENTATION])
+    assert [entry.input.data_type for entry in model.input] == ["uint8", "other"]
+    assert [entry.result.dim_order for entry in model.output] == [["batch", "prompt", "height", "width"]]
 
 
 # ── the models themselves, small ────────────────────────────────────────────────────────────────────────────
