@@ -1,4 +1,4 @@
-"""The README's tables, made from ``results/*.json``: ``python -m benchmarks.readme`` puts them in place."""
+"""The tables of the README and of pocket's card, from ``results/*.json``: ``python -m benchmarks.readme``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 from benchmarks.record import RESULTS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "mapper/models/weights/pocket.md")
 
 
 def main() -> None:
-    """Write the tables into the README."""
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the tables into the pages."""
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def with_tables(text: str) -> str:
-    """The README with each ``<!-- table NAME -->`` block as its result says now."""
+    """A page with each ``<!-- table NAME -->`` block as its result says now."""
     for name, table in TABLES.items():
         path = RESULTS / f"{name}.json"
-        if path.exists():
+        if path.exists() and f"<!-- table {name} -->" in text:
             lines = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))))
             before, begin, rest = text.partition(f"<!-- table {name} -->\n")
             _, end, after = rest.partition("<!-- end -->")
@@ -60,12 +62,56 @@ def _real(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", _made_with(figures)]
 
 
+def _segment(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        "| model | window | the obvious loop | 1 sentence | 4 sentences | 16 sentences | bf16 mask, IoU with fp32 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, one in figures["models"].items():
+        ours = [one["bf16"][f"{count} prompts"] for count in (1, 4, 16)]
+        cells = [f"{our['s_per_window']:.2f} s, {our['times_the_loop']:.1f}×" for our in ours]
+        lines.append(
+            f"| {name} | {one['window_px']} px | {one['loop_s_per_window_and_prompt']:.2f} s | {' | '.join(cells)} "
+            f"| {one.get('mask_iou_bf16_fp32', float('nan')):.3f} |"
+        )
+    return [*lines, "", _made_with(figures)]
+
+
+def _pocket(figures: dict[str, Any]) -> list[str]:
+    lines = ["| set | class | IoU | of saying “everywhere” |", "|---|---|--:|--:|"]
+    for name, scored in figures.items():
+        if isinstance(scored, dict) and "mean_iou" in scored:
+            classes = {key: line for key, line in scored.items() if key != "mean_iou"}
+            for key, line in classes.items():
+                lines.append(f"| {name} | {key} | {line['iou']:.2f} | {line['all_yes_iou']:.2f} |")
+            lines.append(f"| **{name}** | **mean of {len(classes)}** | **{scored['mean_iou']:.2f}** | |")
+    lines += ["", "| other words for a thing | phrases | median cost in IoU | cost at most 0.03 | the dearest |"]
+    lines += ["|---|--:|--:|--:|---|"]
+    for kind, cost in figures["what a synonym costs"].items():
+        dearest = ", ".join(f"{phrase} {value:.2f}" for phrase, value in list(cost["worst"].items())[:4])
+        share = f"{100 * cost['share that cost at most 0.03']:.0f} %"
+        lines.append(f"| {kind} | {cost['phrases']} | {cost['median cost']:.3f} | {share} | {dearest} |")
+    nowhere, speed = figures["nowhere"], figures["speed"]
+    absent = f"{nowhere['things']} things that are nowhere: {100 * nowhere['mean']:.2f} % of the pixels said to be one."
+    fast = [f"{speed[f'mpx_per_s_{count}_prompts']:.1f}" for count in (1, 4)]
+    lines += [
+        "",
+        f"{absent} Megapixels a second on one core in float32: {fast[0]} for one sentence, {fast[1]} for four.",
+    ]
+    return [*lines, "", _made_with(figures)]
+
+
 def _made_with(figures: dict[str, Any]) -> str:
     made = figures["made_with"]
     return f"*{made['cores']} × {made['cpu']}, torch {made['versions']['torch']}, commit {made['commit'][:10]}.*"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {"demo": _demo, "real_input": _real}
+TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "demo": _demo,
+    "real_input": _real,
+    "segment_cpu": _segment,
+    "pocket": _pocket,
+}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """What pocket gets right and wrong on places it never saw, as pictures: ``python -m benchmarks.pocket.pictures``.
 
-Over each picture: green is found, red is said and is not so, blue is so and was missed. Written to ``docs/pictures``.
+Over each picture: green is found, red is said and is not so, blue is so and was missed. Beside it the curve of the
+training, from ``results/pocket_curve.json``. Written to ``docs/pictures``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from PIL import Image, ImageDraw
 
 from benchmarks.pocket.labels import BIT, DATA, Picture, dubai, prairie
 from benchmarks.pocket.score import banepa, scores, shrunk
+from benchmarks.pocket.train import PHASES
+from benchmarks.record import RESULTS
 from mapper.models.pocket import Pocket, load
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
@@ -22,13 +27,42 @@ FOUND, SAID, MISSED = (40, 200, 90), (235, 60, 50), (60, 110, 255)
 
 
 def main() -> None:
-    """Draw one sheet: a row a place, a column a sentence."""
+    """Draw one sheet: a row a place, a column a sentence; and the curve."""
+    losses = json.loads((RESULTS / "pocket_curve.json").read_text())
+    curve({int(step): loss for step, loss in losses.items()}).save(PICTURES / "pocket-curve.png", optimize=True)
     model = load()
     rows = [np.concatenate(list(row), axis=1) for row in sheet(model)]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     PICTURES.mkdir(exist_ok=True)
     Image.fromarray(np.concatenate(padded)).save(PICTURES / "pocket.jpg", quality=82, optimize=True)
+
+
+def curve(losses: Mapping[int, float]) -> Image.Image:
+    """The loss over the steps, a line where a phase ends."""
+    width, height, edge = 900, 320, 46
+    last, low, high = max(losses), 0.8, 2.6
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+
+    def at(step: float, loss: float) -> tuple[float, float]:
+        across, up = step / last, (min(loss, high) - low) / (high - low)
+        return edge + across * (width - 2 * edge), height - edge - up * (height - 2 * edge)
+
+    for loss in (0.8, 1.0, 1.5, 2.0, 2.5):
+        draw.line([at(0, loss), at(last, loss)], fill=(225, 225, 225))
+        draw.text((8, at(0, loss)[1] - 8), f"{loss:.1f}", fill="black", font_size=14)
+    for step in range(0, last + 1, 1000):
+        draw.text((at(step, low)[0] - 14, height - edge + 8), f"{step}", fill="black", font_size=14)
+    done = 0
+    for phase in PHASES[:-1]:
+        done += phase.steps
+        draw.line([at(done, low), at(done, high)], fill=(160, 160, 160), width=2)
+    points = [at(step, loss) for step, loss in sorted(losses.items())]
+    for one, other in pairwise(points):
+        draw.line([one, other], fill=(30, 90, 200), width=2)
+    draw.text((edge, 8), "loss, mean of 50 steps, over the steps", fill="black", font_size=16)
+    return image
 
 
 def sheet(model: Pocket) -> Iterator[Iterator[NDArray[np.uint8]]]:

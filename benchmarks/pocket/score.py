@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +26,10 @@ from rasterio.transform import from_bounds
 
 from benchmarks.pocket.labels import BIT, DATA, dubai, prairie, trees
 from benchmarks.pocket.thesaurus import CONCEPTS, HELD_BACK, HELD_BACK_NOWHERE, HELD_BACK_TEMPLATES
+from benchmarks.record import RESULTS, circumstances
 from catalogs.synthetic import CLASSES, World
 from mapper.models.pocket import STRIDE_PX, WINDOW_PX, Pocket, load
 
-RESULTS = Path(__file__).parents[1] / "results" / "pocket.json"
 WORLD_WORDS = {"field": "field", "woods": "woods", "lake": "lake", "road": "road", "building": "building"}
 PLACES = (
     (33, 500_000, 5_400_000),
@@ -51,15 +49,12 @@ def main() -> None:
     """Score the weights, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "pocket.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     model = load(asked.weights)
     found: dict[str, object] = {
-        "model": "pocket", "fingerprint": model.fingerprint,
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__,
-        "commit": _commit(),
+        "benchmark": "pocket", "made_with": circumstances(), "threads": 1, "fingerprint": model.fingerprint,
         "world seed 7 at 1 m": world_scores(model, 1.0),
         "world seed 7 at 0.5 m": world_scores(model, 0.5),
         "world seed 7 at 2 m": world_scores(model, 2.0),
@@ -298,11 +293,6 @@ def _by_windows(model: Pocket, pixels: NDArray[np.uint8], word: str) -> NDArray[
 def _grown(score: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     resized = Image.fromarray(score).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32)
-
-
-def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
 
 
 if __name__ == "__main__":

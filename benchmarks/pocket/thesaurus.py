@@ -15,7 +15,8 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
         "blocks of flats", "schools", "huts", "farm buildings", "industrial buildings", "settlement",
         "houses and sheds", "residences", "hospitals", "churches", "church", "mosques", "tower blocks",
         "high rises", "townhouses", "hotels", "shopping mall", "garages", "hangars", "cabins",
-        "urban structures",
+        "urban structures", "cathedrals", "temples", "palaces", "monuments", "greenhouse buildings", "malls",
+        "dormitories", "stores", "supermarkets",
     ),
     "road": (
         "road", "roads", "street", "streets", "highway", "highways", "roadway", "roadways", "motorway",
@@ -31,13 +32,14 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
         "cultivated land", "farms", "farm land", "ploughed field", "wheat fields", "wheat", "maize",
         "corn field", "cultivated fields", "agricultural parcels", "parcels of farmland", "plantations",
         "paddy fields", "grain fields", "barley", "orchards", "orchard", "plowed land", "farmed land",
-        "soybeans", "rice paddies",
+        "soybeans", "rice paddies", "cotton fields", "sugarcane", "sunflowers", "olive groves", "hop gardens",
     ),
     "woods": (
         "woods", "wood", "forest", "forests", "woodland", "woodlands", "trees", "tree", "tree cover",
         "wooded area", "wooded areas", "forested area", "forested land", "tree canopy", "grove", "groves",
         "stand of trees", "clump of trees", "pine forest", "jungle", "copse", "thicket", "tree crowns",
-        "canopy", "deciduous forest", "mangroves", "treetops", "bushland", "evergreen trees",
+        "canopy", "deciduous forest", "mangroves", "treetops", "bushland", "evergreen trees", "pines", "pine trees",
+        "spruce", "firs", "cedars", "birches", "poplars", "beech trees", "eucalyptus trees", "palms", "palm trees",
     ),
     "vegetation": (
         "vegetation", "greenery", "plants", "green areas", "green space", "vegetated area", "plant cover",

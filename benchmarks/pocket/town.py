@@ -1,4 +1,4 @@
-"""Dense towns drawn over real pictures: streets, houses of all roofs with shadows, trees; with exact truth.
+"""Dense towns drawn over real pictures: highways, streets, houses of all roofs with shadows, trees; with exact truth.
 
 The labelled pictures have few crowded quarters; this makes some (copy and paste augmentation). What is under
 the town keeps the labels it had.
@@ -25,7 +25,10 @@ ROOFS = (
     (110, 84, 70), (190, 160, 130),
 )  # fmt: skip
 GROUND = ((126, 112, 92), (150, 138, 118), (96, 100, 78), (110, 108, 100), (84, 96, 64), (170, 158, 140))
-PAVING = ((108, 106, 104), (130, 126, 122), (150, 140, 124), (84, 84, 86), (164, 150, 128))
+PAVING = ((108, 106, 104), (130, 126, 122), (150, 140, 124), (84, 84, 86), (164, 150, 128), (58, 54, 56))
+ASPHALT = ((34, 32, 40), (46, 42, 44), (58, 52, 58), (70, 66, 66), (90, 86, 88))
+"""Of highways, which are dark where they are new."""
+
 NOT_UNDER_TOWN = bits(["field"])
 
 
@@ -44,16 +47,20 @@ def _town(number: int, rng: random.Random, grounds: list[Picture]) -> Picture:
         math.exp(rng.uniform(math.log(9), math.log(60))),
     )  # house: side in pixels
     block, street = house * rng.uniform(2.2, 5), house * rng.uniform(0.25, 0.8)
-    sun, reach = rng.uniform(0, 2 * math.pi), house * rng.uniform(0.1, 0.7)
-    roads = _streets(rng, turn, block, street)
+    tall = rng.random() < 0.35
+    sun, reach = rng.uniform(0, 2 * math.pi), house * rng.uniform(0.1, 1.5 if tall else 0.7)
+    if rng.random() < 0.5:
+        _highway(canvas, yes, known, rng, noise)
+    roads = _streets(rng, turn, block, street) if rng.random() < 0.85 else np.zeros(yes.shape, bool)
     paving = np.array(rng.choice(PAVING)) * rng.uniform(0.8, 1.15)
     _paint(canvas, roads, paving, noise, grain=6)
     yes[roads], known[roads] = BIT["road"], EVERYTHING & ~bits(["land"])
-    houses = _houses(rng, turn, block, street, house)
+    houses = _houses(rng, turn, block, street, house) if roads.any() else []
+    houses = [quad for quad in houses if not _on(yes, quad)]
     _trees(canvas, yes, known, rng, noise, house)
     shift = reach * math.cos(sun), reach * math.sin(sun)
     shadow = _mask([quad + np.array(shift) * part for quad in houses for part in (0.5, 1.0)])
-    canvas[shadow] *= rng.uniform(0.4, 0.7)
+    canvas[shadow] *= rng.uniform(0.1, 0.5) if tall else rng.uniform(0.4, 0.7)
     built = _mask(houses)
     for quad in houses:
         _roof(canvas, quad, rng, noise)
@@ -96,6 +103,35 @@ def _streets(rng: random.Random, turn: float, block: float, street: float) -> ND
     return np.array(picture)
 
 
+def _highway(
+    canvas: NDArray[np.float32], yes: NDArray[np.uint16], known: NDArray[np.uint16], rng: random.Random,
+    noise: np.random.Generator,
+) -> None:  # fmt: skip
+    """A wide road in a bend, of one or two carriageways with their lines; what is between them keeps its labels."""
+    start, bend, end = (np.array([rng.uniform(-0.1, 1.1) * SIDE_PX, rng.uniform(-0.1, 1.1) * SIDE_PX]) for _ in "abc")
+    t = np.linspace(-0.5, 1.5, 60)[:, None]
+    middle = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
+    along = np.gradient(middle, axis=0)
+    across = np.stack([-along[:, 1], along[:, 0]], 1) / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)
+    width = math.exp(rng.uniform(math.log(5), math.log(36)))
+    gap = width * rng.uniform(0.55, 0.8)
+    colour = np.array(rng.choice(ASPHALT)) * rng.uniform(0.8, 1.2)
+    for side in rng.choice(((0.0,), (-gap, gap))):
+        road = _stroke(middle + side * across, width)
+        _paint(canvas, road, colour, noise, grain=4)
+        yes[road], known[road] = BIT["road"], EVERYTHING & ~bits(["land"])
+        if width > 8:
+            for line in (-0.46, 0.0, 0.46) if rng.random() < 0.7 else ():
+                canvas[_stroke(middle + (side + line * width) * across, 1)] += rng.uniform(20, 90)
+
+
+def _stroke(points: NDArray[np.float64], width: float) -> NDArray[np.bool_]:
+    picture = Image.new("1", (SIDE_PX, SIDE_PX))
+    line = [(float(x), float(y)) for x, y in points]
+    ImageDraw.Draw(picture).line(line, fill=1, width=round(width), joint="curve")
+    return np.array(picture)
+
+
 def _houses(rng: random.Random, turn: float, block: float, street: float, house: float) -> list[NDArray[np.float64]]:
     """Corners of the houses: packed into the blocks with gaps by chance; some a little askew."""
     found = []
@@ -120,6 +156,12 @@ def _houses(rng: random.Random, turn: float, block: float, street: float, house:
             cos, sin = math.cos(angle), math.sin(angle)
             found.append(np.array([(x * cos - y * sin, x * sin + y * cos) for x, y in corners]) + centre)
     return found
+
+
+def _on(yes: NDArray[np.uint16], quad: NDArray[np.float64]) -> bool:
+    """Whether the middle of a house is on a road."""
+    x, y = np.clip(quad.mean(0), 0, SIDE_PX - 1).astype(int)
+    return bool(yes[y, x] & BIT["road"])
 
 
 def _roof(

@@ -63,7 +63,7 @@ PHASES = (
         },
     ),
     Phase(  # real towns, which the first phase has not learned enough of, not even those it saw
-        steps=4_500,
+        steps=4_000,
         peak=1.2e-3,
         shares={
             "world": 0.17, "town": 0.10, "dubai1": 0.18, "dubai2": 0.18, "dubai3": 0.16, "dubai5": 0.03,
