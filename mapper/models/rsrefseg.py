@@ -29,6 +29,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder, SamMaskEmbeddin
 from mapper.models.card import Card
 from mapper.models.lora import Layout, load_published, published_shapes
 from mapper.models.twin import (
+    Apart,
     SiglipText,
     SiglipVision,
     Twin,
@@ -38,7 +39,6 @@ from mapper.models.twin import (
     check_vocabulary,
     grid_code,
     narrow,
-    narrowed,
     resized,
     sam_input,
     siglip_configs,
@@ -309,7 +309,7 @@ class Net(nn.Module):
         """
         narrow(self.vision.encoder, dtype)
         for layer in self.sam.layers:
-            narrow(cast(_Mlp, layer.mlp).layers, dtype)
+            narrow(cast(nn.Module, layer.mlp), dtype)
 
     def encoders(self) -> tuple[nn.Module, nn.Module]:
         """The two image encoders."""
@@ -323,7 +323,7 @@ class Sam(nn.Module):
         super().__init__()
         self.patches, self.layers, self.neck = encoder.patch_embed, encoder.layers, encoder.neck
         for layer in self.layers:
-            layer.mlp = _Mlp(cast(nn.Module, layer.mlp))
+            layer.mlp = Apart(cast(nn.Module, layer.mlp))
         self.places = cast(nn.Parameter, encoder.pos_embed)  # (1, y, x, c)
         self.grid = self.places.shape[1]
 
@@ -334,19 +334,6 @@ class Sam(nn.Module):
             tokens = layer(tokens)
         features: Tensor = self.neck(tokens)
         return features
-
-
-class _Mlp(nn.Module):
-    """Layers that may be narrower than what goes in and comes out."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: Tensor) -> Tensor:
-        with narrowed(self.layers):
-            y: Tensor = self.layers(x)
-        return y.to(x.dtype)
 
 
 class _Conv(nn.Module):

@@ -115,6 +115,20 @@ def narrowed(layers: nn.Module) -> torch.autocast:
     return torch.autocast(matrix.device.type, dtype=torch.bfloat16, enabled=narrow)
 
 
+class Apart(nn.Module):
+    """Layers that may be narrower than what goes in and comes out."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layers make of it, in the dtype of ``x``."""
+        with narrowed(self.layers):
+            y: Tensor = self.layers(x)
+        return y.to(x.dtype)
+
+
 def attending(config: type[Config], **sizes: Any) -> Config:
     """A configuration of transformers' whose network attends by torch's own fused attention."""
     made: Config = cast(Any, config)(**sizes, attn_implementation="sdpa")
