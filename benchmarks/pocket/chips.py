@@ -72,7 +72,7 @@ def chip_of(picture: Picture, rng: random.Random, absent: Sequence[str], style: 
         x = _recoloured(x, torch.from_numpy(style.pixels.astype(np.float32) / 255.0), rng)
     if picture.synthetic and rng.random() < 0.7:
         x = _other_water(x, torch.from_numpy((yes & BIT["water"]) > 0), rng)
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         x = _shaded(x, rng)
     sentences, wanted = _sentences(yes, known, rng, absent, synthetic=picture.synthetic)
     order = list(CONCEPTS)
@@ -149,14 +149,13 @@ def _other_water(x: Tensor, water: Tensor, rng: random.Random) -> Tensor:
 
 
 def _shaded(x: Tensor, rng: random.Random) -> Tensor:
-    """``x`` with patches under a cloud's shadow, or damp: darker, greyer, a little bluer, and still what they were."""
+    """``x`` with patches under a cloud's shadow, or damp: darker, a little bluer, and still what they were."""
     cells = rng.randint(3, 8)
     seeds = torch.rand(1, 1, cells, cells, generator=torch.Generator().manual_seed(rng.getrandbits(31)))
     smooth = F.interpolate(seeds, x.shape[1:], mode="bicubic", align_corners=False)[0]
     patch = ((smooth - rng.uniform(0.35, 0.7)) * math.exp(rng.uniform(math.log(6), math.log(60)))).sigmoid()
-    left = rng.uniform(0.25, 0.75) * torch.tensor([1 - rng.uniform(0, 0.1), 1.0, 1 + rng.uniform(0, 0.15)])
-    greyer = x + rng.uniform(0, 0.8) * (x.mean(0, keepdim=True) - x)
-    return x + patch * (greyer * left[:, None, None] - x)
+    left = rng.uniform(0.3, 0.75) * torch.tensor([1 - rng.uniform(0, 0.1), 1.0, 1 + rng.uniform(0, 0.15)])
+    return x * (1 - patch * (1 - left[:, None, None]))
 
 
 def _disturbed(x: Tensor, rng: random.Random) -> Tensor:

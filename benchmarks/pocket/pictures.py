@@ -67,16 +67,17 @@ def curve(losses: Mapping[int, float]) -> Image.Image:
 
 def sheet(model: Pocket) -> Iterator[Iterator[NDArray[np.uint8]]]:
     """Rows of panels ``(y, x, rgb)``."""
-    town = dubai(8)[1]
+    whole, cut = dubai(8)[0], np.s_[280:700, 640:1060]  # a golf course, towers, villas
+    town = Picture(name="dubai8", pixels=whole.pixels[:, *cut], yes=whole.yes[cut], known=whole.known[cut])
     yield _row(
         model, town, 1, ("buildings", "roads", "vegetation", "bare land"), ("building", "road", "vegetation", "land")
     )
     pixels, truth, seen = banepa()
     drone = Picture(
         name="banepa",
-        pixels=pixels[:, 512:1792, 512:1792],
-        yes=np.where(truth, BIT["building"], 0).astype(np.uint16)[512:1792, 512:1792],
-        known=np.where(seen, BIT["building"], 0).astype(np.uint16)[512:1792, 512:1792],
+        pixels=pixels[:, 512:2192, 512:2192],
+        yes=np.where(truth, BIT["building"], 0).astype(np.uint16)[512:2192, 512:2192],
+        known=np.where(seen, BIT["building"], 0).astype(np.uint16)[512:2192, 512:2192],
     )
     yield _row(model, drone, 4, ("buildings", "houses", "rooftops"), ("building",) * 3)
     lakes = prairie(east=True)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from benchmarks.pocket.thesaurus import CONCEPTS, NOT_DRAWN, NOWHERE, TEMPLATES
 from mapper.models.pocket import Net, WordNet, tokens
 
-STEPS = 3000
+STEPS = 1500
 SENTENCES = 192
 RATE = 1.5e-3
 SHAKE = 0.35

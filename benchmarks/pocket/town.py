@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.pocket.labels import BIT, EVERYTHING, Picture, bits, training_pictures
 
 SIDE_PX = 512
-COUNT = 240
+COUNT = 160
 ROOFS = (
     (150, 148, 142), (178, 174, 166), (205, 202, 196), (235, 235, 232), (120, 118, 116), (92, 90, 92),
     (160, 104, 82), (140, 78, 60), (176, 122, 92), (96, 120, 150), (70, 110, 160), (120, 150, 140),
@@ -47,11 +47,11 @@ def _town(number: int, rng: random.Random, grounds: list[Picture]) -> Picture:
         math.exp(rng.uniform(math.log(9), math.log(60))),
     )  # house: side in pixels
     block, street = house * rng.uniform(2.2, 5), house * rng.uniform(0.25, 0.8)
-    tall = rng.random() < 0.5
+    tall = rng.random() < 0.35
     sun, reach = rng.uniform(0, 2 * math.pi), house * rng.uniform(0.1, 1.5 if tall else 0.7)
-    if rng.random() < 0.65:
+    if rng.random() < 0.5:
         _highway(canvas, yes, known, rng, noise)
-    roads = _streets(rng, turn, block, street) if rng.random() < 0.75 else np.zeros(yes.shape, bool)
+    roads = _streets(rng, turn, block, street) if rng.random() < 0.85 else np.zeros(yes.shape, bool)
     paving = np.array(rng.choice(PAVING)) * rng.uniform(0.8, 1.15)
     _paint(canvas, roads, paving, noise, grain=6)
     yes[roads], known[roads] = BIT["road"], EVERYTHING & ~bits(["land"])
@@ -113,7 +113,7 @@ def _highway(
     middle = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
     along = np.gradient(middle, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], 1) / (np.linalg.norm(along, axis=1, keepdims=True) + 1e-6)
-    width = math.exp(rng.uniform(math.log(6), math.log(44)))
+    width = math.exp(rng.uniform(math.log(5), math.log(36)))
     gap = width * rng.uniform(0.55, 0.8)
     colour = np.array(rng.choice(ASPHALT)) * rng.uniform(0.8, 1.2)
     for side in rng.choice(((0.0,), (-gap, gap))):
@@ -121,7 +121,7 @@ def _highway(
         _paint(canvas, road, colour, noise, grain=4)
         yes[road], known[road] = BIT["road"], EVERYTHING & ~bits(["land"])
         if width > 8:
-            for line in (-0.46, 0.0, 0.46) if rng.random() < 0.5 else ():
+            for line in (-0.46, 0.0, 0.46) if rng.random() < 0.7 else ():
                 canvas[_stroke(middle + (side + line * width) * across, 1)] += rng.uniform(20, 90)
 
 

@@ -71,15 +71,6 @@ PHASES = (
             "ucmerced": 0.02,
         },
     ),
-    Phase(  # what is dark and not water: new asphalt, shadows of towers, damp ground
-        steps=1_500,
-        peak=6e-4,
-        shares={
-            "world": 0.13, "town": 0.24, "dubai1": 0.15, "dubai2": 0.15, "dubai3": 0.14, "dubai5": 0.03,
-            "denmark": 0.02, "vegas": 0.02, "ucayali": 0.02, "naip": 0.02, "prairie": 0.04, "trees": 0.02,
-            "ucmerced": 0.02,
-        },
-    ),
 )  # fmt: skip
 
 

@@ -168,8 +168,8 @@ def load(
     Args:
         weights: a weights file with a tokenizer in it, see ``mapper.models.weights``.
         device: as torch names it.
-        precision: bf16 is used in the layers of both image encoders, the places' MLPs and the dense prompt's
-            convolutions; sentences, attention to them and masks stay float32.
+        precision: bf16 is used in SigLIP 2's image encoder, in most MLPs and in the dense prompt's convolutions;
+            sentences, attention to them, SAM 2's attention and masks stay float32.
         choose_by_stability: where the first mask wavers about its threshold, take the best of the three others, as
             in the published figures; False takes the first always.
 
