@@ -95,7 +95,7 @@ class Pocket:
         self.fingerprint = fingerprint
         self.device = device
         self._words = net.words
-        self._pixels = net.pixels.to(device=device, dtype=_DTYPES[precision])
+        self._pixels = net.pixels.to(device).narrow(_DTYPES[precision])
         self._dtype = _DTYPES[precision]
 
     def encode_text(self, expressions: Sequence[str]) -> Sentences:
@@ -285,8 +285,16 @@ class PixelNet(nn.Module):
         top = self.smooth[-1](self.lateral[-1](levels[-1]))  # /32
         for lateral, smooth, level in zip(self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True):
             top = smooth(lateral(level) + F.interpolate(top, scale_factor=2, mode="nearest"))  # /16, /8, /4
-        vectors: Tensor = F.pixel_shuffle(self.spread(top), 2) + self.from_stem(half)
+        fine, edges = self.spread(top.to(self.spread.weight.dtype)), self.from_stem(half.to(self.spread.weight.dtype))
+        vectors: Tensor = F.pixel_shuffle(fine, 2) + edges
         return vectors
+
+    def narrow(self, dtype: torch.dtype) -> PixelNet:
+        """The same computing in ``dtype``, but for the two small layers at its end, which all else goes through."""
+        self.to(dtype)
+        self.spread.float()
+        self.from_stem.float()
+        return self
 
 
 class WordNet(nn.Module):
