@@ -130,15 +130,24 @@ class Pocket:
         n, _, height, width = pixels.shape
         out = np.empty((n, len(text.bias), height, width), np.float32)
         with torch.inference_mode():
-            at_half = self._pixels(standardised(torch.from_numpy(pixels).to(self.device), self._dtype)).float()
-            by_pixel = at_half.permute(0, 2, 3, 1).reshape(-1, EMBEDDING)  # (n*y/2*x/2, c)
+            seen = self._pixels.seen(standardised(torch.from_numpy(pixels).to(self.device), self._dtype))
+            coarse, fine = (layer.float().permute(0, 2, 3, 1) for layer in seen)  # channels last
             for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
                 # One sentence at a time, so that another one in the job does not change this one's last bit.
-                evidence = (by_pixel @ weight.to(self.device) + bias.to(self.device)).view(
-                    n, 1, height // 2, width // 2
-                )
+                evidence = self._evidence(coarse, fine, weight.to(self.device), bias.to(self.device))
                 out[:, prompt] = upsampled(evidence)[:, 0].cpu().numpy()
         return out
+
+    def _evidence(self, coarse: Tensor, fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Logits ``(n, 1, y/2, x/2)``: the sentence goes into the last layers' weights, which spares their channels."""
+        spread, edges = self._pixels.spread, self._pixels.from_stem.conv
+        assert spread.bias is not None
+        assert edges.bias is not None
+        quarters = torch.einsum("c,cqk->kq", weight, spread.weight.view(EMBEDDING, 4, -1))
+        constant = weight @ spread.bias.view(EMBEDDING, 4) + weight @ edges.bias + bias  # (quarter,)
+        by_quarter = (coarse.flatten(0, 2) @ quarters + constant).view(*coarse.shape[:3], 4).permute(0, 3, 1, 2)
+        by_edge = (fine.flatten(0, 2) @ (weight @ edges.weight.flatten(1))).view(fine.shape[:3])
+        return F.pixel_shuffle(by_quarter, 2) + by_edge[:, None]
 
 
 def load(weights: Path | None = None, device: str = "cpu", precision: Precision = "fp32") -> Pocket:
@@ -276,8 +285,8 @@ class PixelNet(nn.Module):
         self.from_stem = ConvNorm(24, EMBEDDING, kernel=1, relu=False)  # sharpens the edges
         self.spread = nn.Conv2d(d, 4 * EMBEDDING, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(n, 3, y, x)`` to ``(n, EMBEDDING, y/2, x/2)``."""
+    def seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n, 3, y, x)`` to what the last layers take: ``(n, DECODER, y/4, x/4)`` and ``(n, 24, y/2, x/2)``."""
         half = self.stem(x)
         levels = [half]
         for stage in self.stages:
@@ -285,12 +294,16 @@ class PixelNet(nn.Module):
         top = self.smooth[-1](self.lateral[-1](levels[-1]))  # /32
         for lateral, smooth, level in zip(self.lateral[-2::-1], self.smooth[-2::-1], levels[-2:0:-1], strict=True):
             top = smooth(lateral(level) + F.interpolate(top, scale_factor=2, mode="nearest"))  # /16, /8, /4
-        fine, edges = self.spread(top.to(self.spread.weight.dtype)), self.from_stem(half.to(self.spread.weight.dtype))
-        vectors: Tensor = F.pixel_shuffle(fine, 2) + edges
+        return top, half
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, 3, y, x)`` to ``(n, EMBEDDING, y/2, x/2)``."""
+        coarse, fine = self.seen(x)
+        vectors: Tensor = F.pixel_shuffle(self.spread(coarse), 2) + self.from_stem(fine)
         return vectors
 
     def narrow(self, dtype: torch.dtype) -> PixelNet:
-        """The same computing in ``dtype``, but for the two small layers at its end, which all else goes through."""
+        """``seen`` in ``dtype``; the last layers stay in float32."""
         self.to(dtype)
         self.spread.float()
         self.from_stem.float()

@@ -14,6 +14,7 @@ import torch
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from benchmarks.pocket.thesaurus import CONCEPTS, HELD_BACK, HELD_BACK_TEMPLATES
 from catalogs.synthetic import CLASSES, Scene, World
@@ -142,6 +143,22 @@ def test_two_loads_give_the_same_logits_to_the_bit(model: Pocket) -> None:
     first, second = (m.logits(windows, m.encode_text(["woods"])) for m in (model, again))
     assert first.tobytes() == second.tobytes()
     assert model.fingerprint == again.fingerprint
+
+
+def test_its_logits_are_the_dot_product_of_sentence_and_pixel_that_the_network_was_trained_with(
+    model: Pocket, scene: Scene
+) -> None:
+    tensors = load_file(pocket.WEIGHTS)
+    net = pocket.Net(vocabulary=len(tensors["words.keys"]))
+    net.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
+    net = pocket.folded(net.eval())
+    pixels = np.ascontiguousarray(scene.pixels[None, :, :128, :160])
+    with torch.inference_mode():
+        code = net.words([tokens("the houses")])[0]
+        vectors = net.pixels(pocket.standardised(torch.from_numpy(pixels)))
+        evidence = (vectors * code[:-1, None, None]).sum(1, keepdim=True) + code[-1]
+        expected = pocket.upsampled(evidence).numpy()
+    np.testing.assert_allclose(model.logits(pixels, model.encode_text(["the houses"])), expected, atol=1e-3)
 
 
 def test_half_precision_gives_the_mask_of_full_precision_under_another_fingerprint(model: Pocket, scene: Scene) -> None:
