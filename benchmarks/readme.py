@@ -64,15 +64,15 @@ def _real(figures: dict[str, Any]) -> list[str]:
 
 def _segment(figures: dict[str, Any]) -> list[str]:
     lines = [
-        "| model | window | the obvious loop | 1 sentence | 4 sentences | 16 sentences | bf16 mask, IoU with fp32 |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| model | window | threads | the obvious loop | 1 sentence | 4 sentences | 16 sentences | IoU of bf16 with fp32 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, one in figures["models"].items():
         ours = [one["bf16"][f"{count} prompts"] for count in (1, 4, 16)]
         cells = [f"{our['s_per_window']:.2f} s, {our['times_the_loop']:.1f}×" for our in ours]
         lines.append(
-            f"| {name} | {one['window_px']} px | {one['loop_s_per_window_and_prompt']:.2f} s | {' | '.join(cells)} "
-            f"| {one.get('mask_iou_bf16_fp32', float('nan')):.3f} |"
+            f"| {name} | {one['window_px']} px | {one['threads']} | {one['loop_s_per_window_and_prompt']:.2f} s "
+            f"| {' | '.join(cells)} | {one.get('mask_iou_bf16_fp32', float('nan')):.3f} |"
         )
     return [*lines, "", _made_with(figures)]
 
