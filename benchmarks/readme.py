@@ -64,7 +64,7 @@ def _real(figures: dict[str, Any]) -> list[str]:
 
 def _segment(figures: dict[str, Any]) -> list[str]:
     lines = [
-        "| model | window | cores | the obvious loop | 1 sentence | 4 sentences | 16 sentences | IoU of bf16 and fp32 |",
+        "| model | window | cores | obvious loop | 1 sentence | 4 sentences | 16 sentences | IoU of bf16 and fp32 |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, one in figures["models"].items():
