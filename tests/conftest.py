@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,10 @@ os.environ |= {
 for path in (PLUGINS, ROOT):
     if str(path) not in sys.path:
         sys.path.insert(0, str(path))
+
+# A shell starts what runs in its background with Ctrl-C ignored, and everything that starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the machine is shared, and a slow example is no wrong one. Nothing random between two runs of CI.
 settings.register_profile(
