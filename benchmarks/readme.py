@@ -72,7 +72,7 @@ def _segment(figures: dict[str, Any]) -> list[str]:
         cells = [f"{our['s_per_window']:.2f} s, {our['times_the_loop']:.1f}×" for our in ours]
         lines.append(
             f"| {name} | {one['window_px']} px | {one['threads']} | {one['loop_s_per_window_and_prompt']:.2f} s "
-            f"| {' | '.join(cells)} | {one.get('mask_iou_bf16_fp32', float('nan')):.3f} |"
+            f"| {' | '.join(cells)} | {one['mask_iou_bf16_fp32']:.3f} |"
         )
     return [*lines, "", _made_with(figures)]
 
