@@ -14,9 +14,9 @@
 Words enter at the end of stage 0. So the sentences of a window share only its patches, stage 0's blocks and what the
 fusion there asks of the picture alone: 4 % of the work. The rest is paid once a sentence.
 
-Half precision is the decoder's: 54 % of the work, and rounding there hardly moves the mask (IoU with full precision 0.998
-or more in a small configuration, 0.992 in the published size; made-up weights). The stages multiply what they round: with
-them in bfloat16 too it was 0.984. They stay in float32, on a GPU in TF32.
+Half precision is the decoder's: 54 % of the work, and rounding there hardly moves the mask (IoU with full precision
+0.998 or more in a small configuration, 0.992 in the published size; made-up weights). The stages multiply what they
+round: with them in bfloat16 too it was 0.984. They stay in float32, on a GPU in TF32.
 """
 
 from __future__ import annotations
