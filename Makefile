@@ -36,7 +36,7 @@ format: setup    ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pocket: setup    ## train the model that ships (an hour and a half of one core)
+pocket: setup    ## train the model that ships (two hours of one core)
 	$(BIN)/python -m benchmarks.pocket.train
 
 real: setup      ## map the real pictures of ../shared/data and record the scores

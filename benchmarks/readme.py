@@ -84,7 +84,7 @@ def _pocket(figures: dict[str, Any]) -> list[str]:
             classes = {key: line for key, line in scored.items() if key != "mean_iou"}
             for key, line in classes.items():
                 lines.append(f"| {name} | {key} | {line['iou']:.2f} | {line['all_yes_iou']:.2f} |")
-            lines.append(f"| **{name}** | **mean of {len(classes)}** | **{scored['mean_iou']:.2f}** | |")
+            lines.append(f"| **{name}** | **mean of {len(classes)}** | **{scored['mean_iou']:.3f}** | |")
     lines += ["", "| other words for a thing | phrases | median cost in IoU | cost at most 0.03 | the dearest |"]
     lines += ["|---|--:|--:|--:|---|"]
     for kind, cost in figures["what a synonym costs"].items():
