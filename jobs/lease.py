@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mapper.errors import BusyError, MapperError
-from mapper.storage import Folder, is_local, store_failure
+from mapper.storage import is_local, state_folder, store_failure
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -36,7 +36,7 @@ class Lease:
     """
 
     def __init__(self, mosaic: str, run: str) -> None:
-        self._folder = Folder(mosaic.rstrip("/")).child(".resmap")
+        self._folder = state_folder(mosaic)
         self._mosaic = mosaic
         self._holder = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "process": _PROCESS,
                         "id": uuid.uuid4().hex}  # fmt: skip

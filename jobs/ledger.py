@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from jobs.plan import PlannedTile
 from mapper.errors import MosaicError
-from mapper.storage import Folder
+from mapper.storage import Folder, state_folder
 
 State = Literal["done", "nodata", "failed", "quarantined"]
 FINISHED: frozenset[str] = frozenset({"done", "nodata"})
@@ -103,7 +103,7 @@ class Entry:
 
 def runs_folder(mosaic: str) -> Folder:
     """Where the runs of a mosaic are kept."""
-    return Folder(mosaic.rstrip("/")).child(".resmap/runs")
+    return state_folder(mosaic).child("runs")
 
 
 def run_names(mosaic: str) -> list[str]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mapper import models, tasks
-    from mapper.mosaic import open_mosaic
+    from mapper.opened import open_mosaic
     from mapper.picture import segment
 
 __all__ = ["models", "open_mosaic", "segment", "tasks"]
 
-_HOME = {"open_mosaic": "mapper.mosaic", "segment": "mapper.picture"}
+_HOME = {"open_mosaic": "mapper.opened", "segment": "mapper.picture"}
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,9 @@ MapperError                  what happened, where, and what to do about it
 ├── ResourceError            memory ran out: try the tile again, later
 ├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
 ├── BusyError                another process is running this mosaic
-└── VerifyError              the mosaic is not what the ledger says: exit status 7
+├── VerifyError              the mosaic is not what the ledger says: exit status 7
+├── QuestionError            the question cannot be asked of this mosaic: exit status 2
+└── GapError                 more of the place asked about was never seen than is allowed: exit status 8
 """
 
 from __future__ import annotations
@@ -116,3 +118,15 @@ class VerifyError(MapperError):
     """The mosaic is not what the ledger says."""
 
     exit_status = 7
+
+
+class QuestionError(MapperError):
+    """The question cannot be asked of this mosaic: no such prompt, date or place, or a file that holds no polygons."""
+
+    exit_status = 2
+
+
+class GapError(MapperError):
+    """More of the place asked about was never seen than the one who asks allows."""
+
+    exit_status = 8

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from affine import Affine
 
@@ -77,6 +77,14 @@ class PixelBox:
     def contains(self, other: PixelBox) -> bool:
         """Whether every pixel of the other is in this one."""
         return self.intersection(other) == other
+
+    def halved(self) -> PixelBox:
+        """The smallest box of pixels twice as wide that holds it; those lie on the lattice's zero as these do."""
+        return PixelBox(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
+
+    def doubled(self) -> PixelBox:
+        """The same place in pixels half as wide."""
+        return PixelBox(2 * self.top, 2 * self.left, 2 * self.bottom, 2 * self.right)
 
     def snapped(self, cell_px: int) -> PixelBox:
         """The smallest box of whole cells of a lattice of this side that holds it."""
@@ -185,7 +193,7 @@ def _ceil(value: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """The unit of reading, inference, writing and retry: one shard of the mosaic."""
+    """The unit of reading, inference, writing and retry: one shard of the mosaic, on any level of its pyramid."""
 
     row: int
     """Row of the shard in its grid, counted down from the north edge."""
@@ -204,7 +212,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The pixels of one mosaic array: a box of whole shards on a lattice."""
+    """The pixels of one mosaic array: a box of whole shards on a lattice, or a coarser level of one."""
 
     lattice: Lattice
     box: PixelBox
@@ -213,13 +221,16 @@ class Grid:
     name: str = ""
     """Name of its tree in the mosaic: empty, or ``utm14n`` and the like."""
 
+    level: int = 0
+    """How often its pixels were halved: 0 is what the model answered. Only there does the box end with a shard."""
+
     def __post_init__(self) -> None:
         if self.chunk_px <= 0 or self.shard_px % self.chunk_px:
             raise GridError(
                 f"shard_px {self.shard_px} is not a multiple of chunk_px {self.chunk_px}",
                 fix=f"use shard_px: {max(1, round(self.shard_px / max(1, self.chunk_px))) * max(1, self.chunk_px)}",
             )
-        if self.box.empty or self.box != self.box.snapped(self.shard_px):
+        if self.box.empty or (self.level == 0 and self.box != self.box.snapped(self.shard_px)):
             raise GridError(f"{self.box} is not a box of whole shards of {self.shard_px} px")
 
     @classmethod
@@ -243,9 +254,14 @@ class Grid:
         return self.box.shape
 
     @property
+    def path(self) -> str:
+        """Of its group in the mosaic: ``0``, or ``utm14n/3`` and the like."""
+        return f"{self.name}/{self.level}".lstrip("/")
+
+    @property
     def tile_shape(self) -> tuple[int, int]:
         """Rows, columns in shards."""
-        return self.box.height // self.shard_px, self.box.width // self.shard_px
+        return -(-self.box.height // self.shard_px), -(-self.box.width // self.shard_px)
 
     def tile(self, row: int, column: int) -> Tile:
         """The tile at a row and column of shards."""
@@ -253,22 +269,36 @@ class Grid:
         if not (0 <= row < rows and 0 <= column < columns):
             raise GridError(f"no tile r{row}c{column} in a grid of {rows} × {columns} shards")
         top, left = self.box.top + row * self.shard_px, self.box.left + column * self.shard_px
-        return Tile(row=row, column=column, core=PixelBox(top, left, top + self.shard_px, left + self.shard_px))
+        shard = PixelBox(top, left, top + self.shard_px, left + self.shard_px)
+        return Tile(row=row, column=column, core=shard.intersection(self.box))
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile, row by row from the north-west."""
-        rows, columns = self.tile_shape
-        for row in range(rows):
-            for column in range(columns):
-                yield self.tile(row, column)
+        return self.tiles_in(self.box)
 
     def tiles_in(self, box: PixelBox) -> Iterator[Tile]:
-        """Every tile whose core touches the box."""
+        """Every tile whose core touches the box, row by row."""
         meets = self.box.intersection(box)
         if meets.empty:
             return
-        for cell in meets.cells(self.shard_px):
-            yield self.tile((cell.top - self.box.top) // self.shard_px, (cell.left - self.box.left) // self.shard_px)
+        for row in range(
+            (meets.top - self.box.top) // self.shard_px, -((self.box.top - meets.bottom) // self.shard_px)
+        ):
+            first, end = meets.left - self.box.left, self.box.left - meets.right
+            for column in range(first // self.shard_px, -(end // self.shard_px)):
+                yield self.tile(row, column)
+
+    def coarser(self) -> Grid:
+        """The next level of its pyramid: pixels twice as wide, on the lattice of all jobs at that resolution."""
+        lattice = replace(self.lattice, res_x=2 * self.lattice.res_x, res_y=2 * self.lattice.res_y)
+        return replace(self, lattice=lattice, box=self.box.halved(), level=self.level + 1)
+
+    def pyramid(self) -> tuple[Grid, ...]:
+        """Itself and every coarser level, down to the one that fits into a single chunk."""
+        levels = [self]
+        while max(levels[-1].shape) > self.chunk_px:
+            levels.append(levels[-1].coarser())
+        return tuple(levels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import zarr
@@ -23,8 +23,10 @@ from mapper.imagery import NO_SOURCE
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.prompts import Prompt
 
-LAYOUT = 1
-"""Version of the layout; a reader refuses a later one."""
+Reduction: TypeAlias = Literal["mode", "any"]
+
+LAYOUT = 2
+"""Version of the layout; a reader refuses a later one. 2 has coarser levels, which 1 had not."""
 
 _CONVENTIONS = [
     {
@@ -53,12 +55,20 @@ class MosaicSpec:
     made_by: Mapping[str, object]
     """What else its values depend on (model, weights, windows, imagery): JSON. A job with another cannot add to it."""
 
+    pyramid: Reduction = "mode"
+    """How four pixels of a mask become one on the next coarser level, see ``mapper/pyramid.py``."""
+
 
 def create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
-    """Make the groups, arrays and coordinates of one grid, empty."""
+    """Make the groups, arrays and coordinates of one grid and of the levels of its pyramid, empty."""
     if grid.name:
-        root.create_group(grid.name, attributes=_pyramid_attributes(grid), overwrite=True)
-    group = root.create_group(f"{grid.name}/0".lstrip("/"), attributes=_place_attributes(grid), overwrite=True)
+        root.create_group(grid.name, attributes=_pyramid_attributes(grid, spec.pyramid), overwrite=True)
+    for level in grid.pyramid():
+        _create_level(root, level, spec)
+
+
+def _create_level(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
+    group = root.create_group(grid.path, attributes=_place_attributes(grid), overwrite=True)
     axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
     flags: dict[str, Any] = {
@@ -172,13 +182,27 @@ def _place_attributes(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _pyramid_attributes(grid: Grid) -> dict[str, Any]:
-    place = _place_attributes(grid)
-    level = {"asset": "0", **{key: place[key] for key in ("spatial:shape", "spatial:transform")}}
+def _pyramid_attributes(grid: Grid, reduction: Reduction) -> dict[str, Any]:
+    layout: list[dict[str, Any]] = []
+    finer: Grid | None = None
+    for level in grid.pyramid():
+        place = _place_attributes(level)
+        entry = {"asset": str(level.level), **{key: place[key] for key in ("spatial:shape", "spatial:transform")}}
+        if finer is not None:
+            # In pixels of the finer level: where an odd number of them was halved, the coarser begins one before it.
+            begin = level.box.doubled()
+            shift = [float(begin.top - finer.box.top), float(begin.left - finer.box.left)]
+            entry |= {
+                "derived_from": str(finer.level),
+                "transform": {"scale": [2.0, 2.0], "translation": shift},
+                "resampling_method": reduction,
+            }
+        layout.append(entry)
+        finer = level
     return {
-        **place,
+        **_place_attributes(grid),
         "zarr_conventions": _CONVENTIONS,
-        "multiscales": {"layout": [level], "resampling_method": "mode"},
+        "multiscales": {"layout": layout, "resampling_method": reduction},
     }
 
 
@@ -186,7 +210,7 @@ def root_attributes(spec: MosaicSpec) -> dict[str, Any]:
     """What the root says; ``resmap`` in it is all that is needed to open the mosaic for writing."""
     single = len(spec.grids) == 1 and not spec.grids[0].name
     return {
-        **(_pyramid_attributes(spec.grids[0]) if single else {}),
+        **(_pyramid_attributes(spec.grids[0], spec.pyramid) if single else {}),
         "Conventions": "CF-1.11",
         "title": "; ".join(prompt.expression for prompt in spec.prompts),
         "resmap": {
@@ -198,6 +222,7 @@ def root_attributes(spec: MosaicSpec) -> dict[str, Any]:
             ],
             "times": [time.astimezone(UTC).isoformat() for time in spec.times],
             "made_by": dict(spec.made_by),
+            "pyramid": spec.pyramid,
         },
     }
 
@@ -234,5 +259,6 @@ def consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
         # zarr warns that v3 has no consolidated metadata in its core, and that .resmap is no Zarr node. Both are known.
         warnings.simplefilter("ignore", category=ZarrUserWarning)
         for grid in grids:
-            zarr.consolidate_metadata(root.store, path=f"{grid.name}/0".lstrip("/"))
+            for level in grid.pyramid():
+                zarr.consolidate_metadata(root.store, path=level.path)
         zarr.consolidate_metadata(root.store)

@@ -2,6 +2,7 @@
 
     <mosaic>/              conventions, CF, and what made it
       0/ or utm33n/0/      mask, score (prompt, time, y, x) · source (time, y, x) · prompt, time, y, x, spatial_ref
+      1/ 2/ …              the same in pixels twice as wide each time, see mapper/pyramid.py
 
 All metadata is written first; then any worker writes any shard, in any order. A shard is encoded once and put
 once, by one writer: two processes inside one shard lose each other's chunks without an error.
@@ -13,22 +14,29 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.errors import GroupNotFoundError
 
 from mapper.errors import MosaicError
-from mapper.grid import Grid, Tile
+from mapper.grid import Grid, PixelBox, Tile
 from mapper.imagery import Source
-from mapper.layout import LAYOUT, MosaicSpec, axis_values, consolidate, create_tree, grid_from, root_attributes
-from mapper.masks import SCORE_ONE, UNOBSERVED, Stored
+from mapper.layout import (
+    LAYOUT,
+    MosaicSpec,
+    Reduction,
+    axis_values,
+    consolidate,
+    create_tree,
+    grid_from,
+    root_attributes,
+)
+from mapper.masks import Stored
 from mapper.prompts import Prompt
 from mapper.storage import open_store, store_failure
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +60,15 @@ class Mosaic:
     def __init__(self, url: str, root: zarr.Group) -> None:
         self.url = url
         self._root = root
-        self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
         facts = root.attrs.get("resmap")
         if not isinstance(facts, dict) or "layout" not in facts:
             raise MosaicError("this Zarr group is not a resmap mosaic", fix="choose another output.mosaic", mosaic=url)
-        if int(facts["layout"]) > LAYOUT:
+        if int(facts["layout"]) != LAYOUT:
+            later = int(facts["layout"]) > LAYOUT
             raise MosaicError(
                 f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}",
-                fix="upgrade resmap",
+                fix="upgrade resmap" if later else "map it anew; layout 1 was never released",
                 mosaic=url,
             )
         self._facts: dict[str, Any] = facts
@@ -137,6 +146,12 @@ class Mosaic:
         """Its grids, in order."""
         return tuple(grid_from(fields) for fields in self._facts["grids"])
 
+    @property
+    def pyramid(self) -> Reduction:
+        """How four pixels of a mask become one on the next coarser level."""
+        reduction: Reduction = self._facts["pyramid"]
+        return reduction
+
     def add_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Make room for more prompts at the end of the axis. Nothing written is touched."""
         self._grow(prompts=(*self.prompts, *prompts), times=self.times)
@@ -146,7 +161,7 @@ class Mosaic:
         self._grow(prompts=self.prompts, times=(*self.times, *times))
 
     def write(self, grid: Grid, tile: Tile, time: int, layers: TileLayers) -> int:
-        """Write one tile: each shard put once, whole. Writing it again leaves the same bytes.
+        """Write one tile of any level: each shard put once, whole. Writing it again leaves the same bytes.
 
         Returns:
             Bytes handed to the encoder.
@@ -154,10 +169,10 @@ class Mosaic:
         rows, columns = tile.core.within(grid.box)
         try:
             for position, prompt in enumerate(layers.prompts):
-                self._array(grid.name, "mask")[prompt, time, rows, columns] = layers.mask[position]
-                self._array(grid.name, "score")[prompt, time, rows, columns] = layers.score[position]
+                self._array(grid, "mask")[prompt, time, rows, columns] = layers.mask[position]
+                self._array(grid, "score")[prompt, time, rows, columns] = layers.score[position]
             if layers.source is not None:
-                self._array(grid.name, "source")[time, rows, columns] = layers.source
+                self._array(grid, "source")[time, rows, columns] = layers.source
         except Exception as error:
             raise store_failure(error, self.url, "written", tile=tile.name) from error
         return layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
@@ -166,36 +181,62 @@ class Mosaic:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
 
         Raises:
+            StoreError: as ``layer``.
+        """
+        mask = self.layer(grid, "mask", tile.core, time=time, prompt=prompt)
+        score = self.layer(grid, "score", tile.core, time=time, prompt=prompt)
+        return mask, score, self.layer(grid, "source", tile.core, time=time)
+
+    def layer(
+        self, grid: Grid, name: Literal["mask", "score", "source"], box: PixelBox, *, time: int, prompt: int = 0
+    ) -> NDArray[Any]:
+        """One layer over a box, as stored.
+
+        Args:
+            grid: one of ``grids``, or a coarser level of its ``pyramid()``.
+            name: of the layer; uint8 ``mask`` and ``score``, or uint32 ``source``, which knows no prompts.
+            box: pixels of the grid's lattice; what lies outside the grid comes back as the fill value.
+            time: position on the time axis.
+            prompt: position on the prompt axis.
+
+        Returns:
+            ``(y, x)``.
+
+        Raises:
             StoreError: a shard is truncated or fails its checksum. One that is missing or empty reads as unmapped:
                 shards that are gaps all over are never stored, so only the ledger's checksums tell.
         """
-        rows, columns = tile.core.within(grid.box)
+        array = self._array(grid, name)
+        out = np.full(box.shape, array.fill_value, array.dtype)
+        inside = box.intersection(grid.box)
+        if inside.empty:
+            return out
+        axes = (time,) if name == "source" else (prompt, time)
         try:
-            mask = np.asarray(self._array(grid.name, "mask")[prompt, time, rows, columns], np.uint8)
-            score = np.asarray(self._array(grid.name, "score")[prompt, time, rows, columns], np.uint8)
-            source = np.asarray(self._array(grid.name, "source")[time, rows, columns], np.uint32)
+            out[inside.within(box)] = array[*axes, *inside.within(grid.box)]
         except Exception as error:
-            raise store_failure(error, self.url, "read", tile=tile.name) from error
-        return mask, score, source
+            touched = " ".join(tile.name for tile in grid.tiles_in(inside))
+            raise store_failure(error, self.url, "read", layer=f"{grid.path}/{name}", tile=touched) from error
+        return out
 
-    def _array(self, tree: str, name: str) -> zarr.Array[Any]:
-        key = (tree, name)
-        if key not in self._arrays:
-            array = self._root[f"{tree}/0/{name}".lstrip("/")]
+    def _array(self, grid: Grid, name: str) -> zarr.Array[Any]:
+        path = f"{grid.path}/{name}"
+        if path not in self._arrays:
+            array = self._root[path]
             assert isinstance(array, zarr.Array)
-            self._arrays[key] = array
-        return self._arrays[key]
+            self._arrays[path] = array
+        return self._arrays[path]
 
     def _grow(self, *, prompts: tuple[Prompt, ...], times: tuple[datetime, ...]) -> None:
-        spec = MosaicSpec(grids=self.grids, prompts=prompts, times=times, made_by=self.made_by)
+        spec = MosaicSpec(grids=self.grids, prompts=prompts, times=times, made_by=self.made_by, pyramid=self.pyramid)
         self._arrays.clear()
         root = zarr.open_group(self._root.store, mode="r+", use_consolidated=False)
-        for grid in spec.grids:
-            group = root[f"{grid.name}/0".lstrip("/")]
+        for level in (level for grid in spec.grids for level in grid.pyramid()):
+            group = root[level.path]
             assert isinstance(group, zarr.Group)
             for name in ("mask", "score"):
-                _array_of(group, name).resize((len(prompts), len(times), *grid.shape))
-            _array_of(group, "source").resize((len(times), *grid.shape))
+                _array_of(group, name).resize((len(prompts), len(times), *level.shape))
+            _array_of(group, "source").resize((len(times), *level.shape))
             for name, values in axis_values(spec).items():
                 axis = _array_of(group, name)  # asked for again it would have the size in the consolidated metadata
                 axis.resize(values.shape)
@@ -203,49 +244,6 @@ class Mosaic:
         root.attrs.put(root_attributes(spec))
         consolidate(root, spec.grids)
         self.__init__(self.url, zarr.open_group(self._root.store, mode="r+"))  # type: ignore[misc]  # opened anew
-
-
-def open_mosaic(url: str, *, tree: str | None = None) -> xr.Dataset:
-    """The mosaic as a lazy Dataset with chunks of one shard.
-
-    Beyond what is stored, ``observed`` is a bool view of ``mask`` (False in both kinds of gap), and ``score`` is
-    float32, 0 to 1, NaN in gaps.
-
-    Args:
-        url: path or URL of the mosaic.
-        tree: which zone, such as ``utm33n``, where it has several.
-
-    Raises:
-        MosaicError: no mosaic there, or several zones and none chosen.
-    """
-    import rioxarray  # noqa: F401  # gives the Dataset its .rio
-    import xarray as xr
-
-    mosaic = Mosaic.open(url, writable=False)
-    names = [grid.name for grid in mosaic.grids]
-    if tree is None and len(names) > 1:
-        raise MosaicError(
-            f"this mosaic has {len(names)} zones",
-            fix=f"choose one with tree=: {', '.join(names)}",
-            mosaic=url,
-        )
-    name = names[0] if tree is None else tree
-    if name not in names:
-        raise MosaicError(f"this mosaic has no zone {name}", fix=f"it has {', '.join(names)}", mosaic=url)
-    grid = mosaic.grids[names.index(name)]
-    chunks = {"prompt": 1, "time": 1, "y": grid.shard_px, "x": grid.shard_px}
-    store = open_store(url, mode="r")
-    stored = xr.open_zarr(store, group=f"{name}/0".lstrip("/"), chunks=chunks, mask_and_scale=False)
-    observed = stored["mask"] < UNOBSERVED
-    score = (stored["score"].astype("float32") / SCORE_ONE).where(stored["score"] <= SCORE_ONE)
-    score.attrs = {
-        "long_name": "probability that the prompt is here",
-        "units": "1",
-        "grid_mapping": "spatial_ref",
-    }
-    opened: xr.Dataset = stored.assign(score=score, observed=observed)
-    opened.attrs |= {"mosaic": url, "prompts": {prompt.name: prompt.expression for prompt in mosaic.prompts}}
-    return opened
 
 
 def checksum(mask: Stored, score: Stored) -> int:

@@ -82,6 +82,11 @@ def _no_such_store(error: Exception, url: str) -> MosaicError:
     return MosaicError(f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url)
 
 
+def state_folder(mosaic: str) -> Folder:
+    """Where what is known of a mosaic beyond its pixels is kept: its runs, and who writes it now."""
+    return Folder(mosaic.rstrip("/")).child(".resmap")
+
+
 class Folder:
     """A folder of small files, on this machine or in a bucket; every write is whole or absent."""
 

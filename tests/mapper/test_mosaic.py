@@ -21,7 +21,8 @@ from mapper.grid import Grid, Lattice, PixelBox, Tile
 from mapper.imagery import NO_SOURCE
 from mapper.layout import MosaicSpec
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
-from mapper.mosaic import Mosaic, TileLayers, checksum, open_mosaic, source_checksum
+from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
+from mapper.opened import open_mosaic
 from mapper.prompts import Prompt
 from mapper.storage import store_failure
 
@@ -112,7 +113,16 @@ def test_the_place_is_stated_in_the_conventions_words(mosaic: Mosaic, node: str)
 
 def test_the_root_lists_the_levels_there_are(mosaic: Mosaic) -> None:
     attributes = json.loads((Path(mosaic.url) / "zarr.json").read_text())["attributes"]
-    assert [level["asset"] for level in attributes["multiscales"]["layout"]] == ["0"]
+    layout = attributes["multiscales"]["layout"]
+    assert [level["asset"] for level in layout] == ["0", "1", "2", "3"]
+    assert [level["spatial:shape"] for level in layout] == [[64, 96], [32, 48], [16, 24], [8, 12]]
+    assert [level.get("derived_from") for level in layout] == [None, "0", "1", "2"]
+    group = zarr.open_group(mosaic.url, mode="r")
+    for level in layout:
+        array = group[f"{level['asset']}/mask"]
+        assert isinstance(array, zarr.Array)
+        assert list(array.shape[-2:]) == level["spatial:shape"]
+        assert array.attrs["spatial:transform"] == level["spatial:transform"]
 
 
 @pytest.mark.parametrize("name", ["mask", "score", "source"])
@@ -254,7 +264,7 @@ def test_a_truncated_shard_is_an_error_that_names_its_tile(mosaic: Mosaic, kept:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(StoreError) as caught:
         mosaic.read(GRID, TILE, 0, 0)
-    assert caught.value.where == {"mosaic": mosaic.url, "tile": "r1c2"}
+    assert caught.value.where == {"mosaic": mosaic.url, "layer": "0/mask", "tile": "r1c2"}
     assert caught.value.retryable
 
 
