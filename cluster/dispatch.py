@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cluster.retries import RetryPolicy, Verdict, after_failure
 from mapper.errors import MapperError, WorkerLostError
-from mapper.map_tile import TileTask
+from mapper.map_tile import Task
 
 
 @dataclass(slots=True)
 class _Trial:
     """A task and how often it has failed."""
 
-    task: TileTask
+    task: Task
     attempts: int = 0
     lost: int = 0
     """Workers that died with it in hand."""
@@ -34,7 +35,7 @@ class Dispatch:
     Tasks are drawn from the iterable only when a worker has room, so ten million of them are never in memory.
     """
 
-    def __init__(self, tasks: Iterable[TileTask], *, depth: int, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, tasks: Iterable[Task], *, depth: int, policy: RetryPolicy | None = None) -> None:
         self._fresh = iter(tasks)
         self._depth = depth
         self._policy = policy or RetryPolicy()
@@ -42,6 +43,8 @@ class Dispatch:
         self._running: dict[int, tuple[str, _Trial]] = {}
         self._order = 0
         self._exhausted = False
+        self._stopped = False
+        self._added: deque[Task] = deque()
 
     @property
     def running(self) -> int:
@@ -51,9 +54,14 @@ class Dispatch:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to hand out, to wait for, or to hear of."""
-        return self._exhausted and not self._waiting and not self._running
+        return self._exhausted and not self._waiting and not self._running and not self._added
 
-    def next_for(self, workers: Sequence[str], now: float) -> tuple[str, TileTask] | None:
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Tasks that came up on the way; they go out before fresh ones."""
+        if not self._stopped:
+            self._added.extend(tasks)
+
+    def next_for(self, workers: Sequence[str], now: float) -> tuple[str, Task] | None:
         """The next worker and task, or None while no worker has room or nothing is due.
 
         The worker with the fewest tasks in hand is served first. A retry that is due goes before fresh tasks. One
@@ -76,12 +84,12 @@ class Dispatch:
         self._running[trial.task.id] = (worker, trial)
         return worker, trial.task
 
-    def succeeded(self, task: TileTask) -> int | None:
+    def succeeded(self, task: Task) -> int | None:
         """Take a finished task off; the number of tries it took, or None if it was not running (told twice)."""
         held = self._running.pop(task.id, None)
         return None if held is None else held[1].attempts + 1
 
-    def failed(self, task: TileTask, error: MapperError, now: float) -> tuple[int, Verdict | None]:
+    def failed(self, task: Task, error: MapperError, now: float) -> tuple[int, Verdict | None]:
         """Take a failed task back; how many tries failed, and the verdict, None where it will be tried again."""
         _, trial = self._running.pop(task.id)
         trial.attempts += 1
@@ -101,12 +109,13 @@ class Dispatch:
 
     def stop_drawing(self) -> None:
         """Hand out nothing more; what is running may finish."""
-        self._exhausted = True
+        self._exhausted = self._stopped = True
         self._fresh = iter(())
+        self._added.clear()
         self._waiting.clear()
 
     def _draw(self) -> _Trial | None:
-        task = next(self._fresh, None)
+        task = self._added.popleft() if self._added else next(self._fresh, None)
         if task is None:
             self._exhausted = True
             return None

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from cluster.pool import Finished, WorkerFacts
 from cluster.worker import DEPTH, Worker
 from mapper.errors import MapperError
-from mapper.map_tile import Setup, TileMapper, TileResult, TileTask
+from mapper.map_tile import Result, Setup, Task, TileMapper
 
 
 class LocalPool:
@@ -17,7 +17,7 @@ class LocalPool:
     def __init__(self, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load) -> None:
         self._worker = Worker("local-0", setup, load)
         self._threads = ThreadPoolExecutor(DEPTH, thread_name_prefix="tile")
-        self._running: dict[Future[TileResult | MapperError], TileTask] = {}
+        self._running: dict[Future[Result | MapperError], Task] = {}
 
     @property
     def depth(self) -> int:
@@ -32,7 +32,7 @@ class LocalPool:
         """Of the one worker."""
         return (self._worker.facts(),)
 
-    def start(self, worker: str, task: TileTask) -> None:
+    def start(self, worker: str, task: Task) -> None:
         """Begin a task in a thread."""
         self._running[self._threads.submit(self._worker.run, task)] = task
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from cluster.dispatch import Dispatch
 from cluster.retries import RetryPolicy, Verdict
 from mapper.errors import MapperError
-from mapper.map_tile import TileResult, TileTask
+from mapper.map_tile import Result, Task
 
 LONGEST_WAIT_S = 1.0
 """How long the loop sleeps at most: a stop is heard within this."""
@@ -34,8 +34,8 @@ class Finished:
     """One try of one task is over."""
 
     worker: str
-    task: TileTask
-    result: TileResult | MapperError
+    task: Task
+    result: Result | MapperError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,9 @@ class Outcome:
     """A task is over for good."""
 
     worker: str
-    task: TileTask
+    task: Task
     attempts: int
-    result: TileResult | None
+    result: Result | None
     """None where it was given up."""
 
     error: MapperError | None = None
@@ -64,7 +64,7 @@ class Pool(Protocol):
     def facts(self) -> Sequence[WorkerFacts]:
         """What each worker says of itself; waits until all have loaded."""
 
-    def start(self, worker: str, task: TileTask) -> None:
+    def start(self, worker: str, task: Task) -> None:
         """Hand a task to a worker; returns at once."""
 
     def finished(self, timeout_s: float) -> list[Finished]:
@@ -76,15 +76,25 @@ class Pool(Protocol):
 
 def outcomes(
     pool: Pool,
-    tasks: Iterable[TileTask],
+    tasks: Iterable[Task],
     *,
     policy: RetryPolicy | None = None,
+    more: Callable[[bool], Iterable[Task]] = lambda idle: (),
     stopped: Callable[[], bool] = lambda: False,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Outcome]:
     """The outcome of every task, as they finish, in any order.
 
     Once ``stopped`` says so no new task goes out, and the loop ends when those in hand are over.
+
+    Args:
+        pool: who does the work.
+        tasks: what to do; drawn as workers have room.
+        policy: when a failed task is tried again.
+        more: asked in every turn, about once a second or oftener, for tasks that came up on the way; its argument says
+            whether nothing else is left, and the loop ends when it then has none.
+        stopped: whether to hand out no more.
+        now: the clock.
 
     Raises:
         MapperError: a failure every tile would share (a wrong job, credentials); those in hand are abandoned.
@@ -93,11 +103,16 @@ def outcomes(
     while True:
         if stopped():
             dispatch.stop_drawing()
+        dispatch.add(more(False))
         at = now()
         while (chosen := dispatch.next_for(pool.workers(), at)) is not None:
             pool.start(*chosen)
         if dispatch.finished:
-            return
+            last = list(more(True))
+            if not last:
+                return
+            dispatch.add(last)
+            continue
         # A retry that is due and was not handed out (0 s) waits for room, not for the clock.
         wait_s = min(dispatch.seconds_until_due(at) or LONGEST_WAIT_S, LONGEST_WAIT_S)
         if dispatch.running == 0:
@@ -110,7 +125,7 @@ def outcomes(
 
 
 def _outcome(dispatch: Dispatch, over: Finished, at: float) -> Outcome | None:
-    if isinstance(over.result, TileResult):
+    if not isinstance(over.result, MapperError):
         attempts = dispatch.succeeded(over.task)
         if attempts is None:
             return None

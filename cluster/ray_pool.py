@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError
 from cluster.pool import Finished, WorkerFacts
 from cluster.worker import DEPTH, Worker
 from mapper.errors import MapperError, ResourceError, WorkerLostError
-from mapper.map_tile import Setup, TileMapper, TileTask
+from mapper.map_tile import Setup, Task, TileMapper
 
 START_TIMEOUT_S = 300.0
 """How long an actor may take from being asked for to having its model loaded."""
@@ -34,8 +34,8 @@ class GpuActor:
             return error
         return self._worker.facts()
 
-    def run(self, task: TileTask) -> Any:
-        """Map one tile."""
+    def run(self, task: Task) -> Any:
+        """As ``Worker.run``."""
         if self._worker is None:  # an actor's calls run in any order when it has threads
             return WorkerLostError("the worker was given a tile before its model", tile=task.name)
         return self._worker.run(task)
@@ -77,7 +77,7 @@ class RayPool:
         self._actors: dict[str, Any] = {}
         self._loading: dict[Any, str] = {}
         self._facts: dict[str, WorkerFacts] = {}
-        self._running: dict[Any, tuple[str, Any, TileTask]] = {}
+        self._running: dict[Any, tuple[str, Any, Task]] = {}
         for number in range(count):
             self._place(f"gpu-{number}")
         try:
@@ -101,7 +101,7 @@ class RayPool:
         self._await_loaded(at_least=len(self._actors))
         return tuple(self._facts.values())
 
-    def start(self, worker: str, task: TileTask) -> None:
+    def start(self, worker: str, task: Task) -> None:
         """Send a task to an actor."""
         actor = self._actors[worker]
         self._running[actor.run.remote(task)] = (worker, actor, task)

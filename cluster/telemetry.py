@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cluster.pool import Outcome
+from mapper.map_tile import TileResult
 
 STAGES = ("read", "infer", "write")
 
@@ -39,7 +40,7 @@ class Telemetry:
 
     def record(self, outcome: Outcome, *, area_km2: float) -> None:
         """Count one finished tile."""
-        if outcome.result is None:
+        if not isinstance(outcome.result, TileResult):
             return
         sample = self._samples.setdefault(outcome.worker, WorkerSample(worker=outcome.worker))
         sample.tiles += 1

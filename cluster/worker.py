@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cluster.pool import WorkerFacts
 from mapper.errors import MapperError, ResourceError
-from mapper.map_tile import Setup, TileMapper, TileResult, TileTask
+from mapper.map_tile import Result, Setup, Task, TileMapper
+from mapper.pyramid import LevelTask
 
 DEPTH = 3
 """Tasks a worker holds: one being read, one on the GPU, one being written."""
@@ -58,9 +59,12 @@ class Worker:
             pid=os.getpid(),
         )
 
-    def run(self, task: TileTask) -> TileResult | MapperError:
-        """Map one tile. This is the task border: whatever goes wrong comes back as a value with its place."""
+    def run(self, task: Task) -> Result | MapperError:
+        """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever
+        goes wrong comes back as a value with its place."""
         try:
+            if isinstance(task, LevelTask):
+                return self._mapper.build(task)
             view = self._mapper.read(task)
             scores = self._model_thread.submit(self._mapper.segment, task, view).result()
             return self._mapper.write(task, view, scores)

@@ -6,6 +6,7 @@
       items.parquet  the frozen search (stac-geoparquet); row n is item n in the source layer
       tiles.parquet  the plan; row n is tile n of the ledger
       ledger/        part-000001-<write id>.parquet …   a row an outcome; the last row of a tile is its state
+      levels/        part-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built
       run.json       what ran: versions, model, weights, workers, times, state
 
 A row is added after its tile is written. What a killed run had written and not yet recorded is written again, to
@@ -21,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from jobs.plan import PlannedTile
 from mapper.errors import MosaicError
 from mapper.storage import Folder, state_folder
 
+Row = TypeVar("Row")
 State = Literal["done", "nodata", "failed", "quarantined"]
 FINISHED: frozenset[str] = frozenset({"done", "nodata"})
 
@@ -56,6 +58,15 @@ _ROWS = pa.schema(
         ("write_s", pa.float64()),
         ("cause", pa.string()),
         ("error", pa.string()),
+    ]
+)
+_BUILT = pa.schema(
+    [
+        ("key", pa.string()),
+        ("prompts", pa.list_(pa.string())),
+        ("tiles", pa.list_(pa.int64())),
+        ("checksums", pa.list_(pa.uint32())),
+        ("source_checksum", pa.uint32()),
     ]
 )
 _TILES = pa.schema(
@@ -99,6 +110,25 @@ class Entry:
     """Class of the error."""
 
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """One shard of a coarser level, as it was put."""
+
+    key: str
+    """Zone, time step, level, row and column."""
+
+    prompts: tuple[str, ...]
+    """Names of the prompts written."""
+
+    tiles: tuple[int, ...]
+    """Finished tiles that lay under it then, one number a prompt."""
+
+    checksums: tuple[int, ...]
+    """CRC-32 of mask and score, one a prompt."""
+
+    source_checksum: int
 
 
 def runs_folder(mosaic: str) -> Folder:
@@ -189,19 +219,30 @@ class RunFolder:
 
     def entries(self) -> Iterator[Entry]:
         """Every outcome, in the order recorded."""
-        for name in self._folder.names("ledger/part-*.parquet"):
-            for row in self._table(name).to_pylist():
-                fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-                yield Entry(**fields)
+        for fields in self._rows("ledger"):
+            yield Entry(**fields)
+
+    def built(self) -> Iterator[Built]:
+        """Every shard of a coarser level that was put, in order; one that was built again comes again."""
+        for fields in self._rows("levels"):
+            yield Built(**fields)
 
     def states(self) -> dict[int, Entry]:
         """The last outcome of every tile that has one."""
         return {entry.tile: entry for entry in self.entries()}
 
-    def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger:
+    def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Entry]:
         """The ledger, open for appending."""
-        parts = len(self._folder.names("ledger/part-*.parquet"))
-        return Ledger(self._folder, first_part=parts + 1, clock=clock)
+        return Ledger(self._folder, "ledger", _ROWS, clock=clock)
+
+    def level_ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Built]:
+        """That of the coarser levels, open for appending."""
+        return Ledger(self._folder, "levels", _BUILT, clock=clock)
+
+    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
+        for part in self._folder.names(f"{name}/part-*.parquet"):
+            for row in self._table(part).to_pylist():
+                yield {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
 
     def _table(self, name: str) -> pa.Table:
         content = io.BytesIO(self._folder.read(name))
@@ -215,19 +256,21 @@ class RunFolder:
             ) from error
 
 
-class Ledger:
-    """Appends outcomes, a part every second."""
+class Ledger(Generic[Row]):
+    """Appends what happened, a part every second."""
 
-    def __init__(self, folder: Folder, *, first_part: int, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Folder, name: str, schema: pa.Schema, *, clock: Callable[[], float]) -> None:
         self._folder = folder
-        self._part = first_part
+        self._name = name
+        self._schema = schema
+        self._part = len(folder.names(f"{name}/part-*.parquet")) + 1
         self._clock = clock
         self._rows: list[dict[str, Any]] = []
         self._flushed = clock()
 
-    def record(self, entry: Entry) -> None:
-        """Add one outcome; on disk within a second, if more come, or at ``flush``."""
-        self._rows.append({field: getattr(entry, field) for field in _ROWS.names})
+    def record(self, entry: Row) -> None:
+        """Add one row; on disk within a second, if more come, or at ``flush``."""
+        self._rows.append({field: getattr(entry, field) for field in self._schema.names})
         if self._clock() - self._flushed >= FLUSH_EVERY_S:
             self.flush()
 
@@ -235,8 +278,8 @@ class Ledger:
         """Put what is not yet on disk as one part."""
         if self._rows:
             # The write id keeps two writers that should not both be here from replacing each other's parts.
-            name = f"ledger/part-{self._part:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=_ROWS)))
+            name = f"{self._name}/part-{self._part:06d}-{uuid.uuid4().hex[:8]}.parquet"
+            self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=self._schema)))
             self._part += 1
             self._rows = []
         self._flushed = self._clock()

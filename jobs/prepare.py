@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -242,7 +243,14 @@ def open_output(prepared: Prepared) -> Mosaic:
     }
     if not Mosaic.exists(url):
         return Mosaic.create(
-            url, MosaicSpec(grids=plan.grids, prompts=spec.prompt_values(), times=plan.steps, made_by=made_by)
+            url,
+            MosaicSpec(
+                grids=plan.grids,
+                prompts=spec.prompt_values(),
+                times=plan.steps,
+                made_by=made_by,
+                pyramid=spec.output.pyramid,
+            ),
         )
     mosaic = Mosaic.open(url)
     check_output(prepared, mosaic)
@@ -276,7 +284,8 @@ def check_room(mosaic: str) -> None:
 
 def unmake(mosaic: str, grids: Sequence[Grid]) -> None:
     """Take away a mosaic that this process has made and in which nothing was mapped: what we put there, no more."""
-    ours = [".resmap", "zarr.json", *{grid.name or "0" for grid in grids}]
+    trees = {level.path.partition("/")[0] for grid in grids for level in grid.pyramid()}
+    ours = [".resmap", "zarr.json", *sorted(trees)]
     Folder(mosaic).remove_tree(ours)
 
 
@@ -304,10 +313,25 @@ def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
             )
 
 
-def still_wanted(
-    prepared: Prepared, mosaic: Mosaic, *, retry: bool
-) -> tuple[dict[int, tuple[int, ...]], frozenset[int]]:
-    """What is left to do, by all runs of this mosaic: tile row → prompt positions, and the rows with a source layer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far all runs of a mosaic have come with what one job asks."""
+
+    wanted: Mapping[int, tuple[int, ...]]
+    """Row of a tile that lacks something → positions of the prompts it lacks."""
+
+    sources: frozenset[int]
+    """Rows of the tiles whose source layer is written."""
+
+    finished: Mapping[int, frozenset[int]]
+    """Row of a tile → positions of the prompts, of any job, that are finished there."""
+
+    built: Mapping[tuple[str, int], int]
+    """Key of a shard of a coarser level and prompt position → of how many finished tiles it was last built."""
+
+
+def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool) -> Standing:
+    """Read the ledgers of all runs of this mosaic.
 
     Args:
         prepared: the job and its plan.
@@ -315,31 +339,31 @@ def still_wanted(
         retry: whether tiles given up before are taken again.
     """
     position = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
-    wanted_names = [prompt.name for prompt in prepared.job.spec.prompts]
-    done: set[tuple[str, str]] = set()
-    sources: set[str] = set()
+    wanted_here = [position[prompt.name] for prompt in prepared.job.spec.prompts]
+    done: dict[str, set[int]] = defaultdict(set)
+    built: dict[tuple[str, int], int] = {}
     given_up: set[int] = set()
     for name in run_names(mosaic.url):
         folder = RunFolder(mosaic.url, name)
         keys = folder.keys()
         for tile, entry in folder.states().items():
             if entry.state in FINISHED:
-                done |= {(keys[tile], prompt) for prompt in entry.prompts}
-                sources.add(keys[tile])
+                done[keys[tile]] |= {position[prompt] for prompt in entry.prompts}
             elif name == prepared.run and entry.state == "quarantined":
                 given_up.add(tile)
+        for shard in folder.built():
+            built |= {(shard.key, position[p]): tiles for p, tiles in zip(shard.prompts, shard.tiles, strict=True)}
+    finished: dict[int, frozenset[int]] = {}
     wanted: dict[int, tuple[int, ...]] = {}
-    written: set[int] = set()
     for row in range(len(prepared.plan.tiles)):
-        key = prepared.plan.key(row)
-        if key in sources:
-            written.add(row)
+        if (key := prepared.plan.key(row)) in done:
+            finished[row] = frozenset(done[key])
         if row in given_up and not retry:
             continue
-        missing = tuple(position[prompt] for prompt in wanted_names if (key, prompt) not in done)
+        missing = tuple(prompt for prompt in wanted_here if prompt not in finished.get(row, ()))
         if missing:
             wanted[row] = missing
-    return wanted, frozenset(written)
+    return Standing(wanted=wanted, sources=frozenset(finished), finished=finished, built=built)
 
 
 def model_choice(spec: JobSpec) -> ModelChoice:

@@ -7,24 +7,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
-from cluster.telemetry import Telemetry, WorkerSample
+from cluster.telemetry import WorkerSample
+from jobs.books import Books, Tally
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import FINISHED, Entry, RunFolder, run_names
+from jobs.ledger import FINISHED, RunFolder, run_names
 from jobs.prepare import (
     Prepared,
+    Standing,
     check_output,
     check_room,
     open_output,
     prepare,
     save,
     setup_for,
-    still_wanted,
+    standing,
     unmake,
 )
 from jobs.registry import Registry, RunRow
@@ -34,6 +36,7 @@ from jobs.watch import Silent, Watcher
 from mapper.errors import MapperError, ModelError, VerifyError
 from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
+from mapper.pyramid import build_shard
 
 SAMPLE_TILES = 8
 """Tiles that every run reads back at its end."""
@@ -114,19 +117,6 @@ def start(
     return Run(prepared, make_pool, watcher, retry=retry)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What a run has seen so far."""
-
-    telemetry: Telemetry = field(default_factory=Telemetry)
-    seams: list[tuple[float, int]] = field(default_factory=list)
-    worked: int = 0
-    begun: float = field(default_factory=time.monotonic)
-    """When the workers were ready: throughput is counted from here."""
-
-    ended: float = field(default_factory=time.monotonic)
-
-
 def _execute(
     prepared: Prepared,
     make_pool: Callable[[Setup], Pool],
@@ -152,28 +142,32 @@ def _execute(
         if not prepared.saved:
             save(prepared)
         mosaic = open_output(prepared)
-        wanted, sources = still_wanted(prepared, mosaic, retry=retry)
+        todo = standing(prepared, mosaic, retry=retry)
         facts = folder.facts() | {
             "state": "running",
-            "planned": facts_planned(prepared, wanted, folder.facts()),
+            "planned": facts_planned(todo, folder.facts()),
         }
         folder.save_facts(facts)
-        tally = _Tally()
+        tally = Tally()
         devices = ""
-        if wanted and not stopped():
-            watcher.begin(facts["planned"], facts["planned"] - len(wanted))
+        books = Books(prepared, mosaic, todo, tally, watcher)
+        if todo.wanted and not stopped():
+            watcher.begin(facts["planned"], facts["planned"] - len(todo.wanted))
             pool = make_pool(setup_for(prepared, mosaic))
             try:
                 workers = pool.facts()
                 devices = ", ".join(sorted({worker.device for worker in workers}))
                 facts = _agreed(facts, workers, _fingerprints(spec.output.mosaic))
                 folder.save_facts(facts)
-                _register(prepared, "running", facts["planned"], facts["planned"] - len(wanted))
+                _register(prepared, "running", facts["planned"], facts["planned"] - len(todo.wanted))
                 tally.begun = time.monotonic()
-                _work(prepared, mosaic, pool, wanted, sources, watcher, stopped, tally)
+                _work(prepared, pool, books, todo, stopped)
             finally:
                 pool.close()
                 watcher.end()
+        elif not stopped():
+            _build_levels(mosaic, books)
+        facts["levels_behind"] = books.levels_behind
         return _conclude(prepared, facts, tally, started, devices, interrupted=stopped())
 
 
@@ -194,67 +188,26 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
         raise
 
 
-def facts_planned(prepared: Prepared, wanted: Mapping[int, tuple[int, ...]], facts: Mapping[str, Any]) -> int:
+def facts_planned(todo: Standing, facts: Mapping[str, Any]) -> int:
     """Tiles this run answers for: those it had to write when it first began."""
-    return int(facts["planned"]) if "planned" in facts else len(wanted)
+    return int(facts["planned"]) if "planned" in facts else len(todo.wanted)
 
 
-def _work(
-    prepared: Prepared,
-    mosaic: Mosaic,
-    pool: Pool,
-    wanted: Mapping[int, tuple[int, ...]],
-    sources: frozenset[int],
-    watcher: Watcher,
-    stopped: Callable[[], bool],
-    tally: _Tally,
-) -> None:
-    ledger = prepared.folder.ledger()
-    names = [prompt.name for prompt in mosaic.prompts]
-    tasks = prepared.plan.tasks(wanted, written_sources=sources)
+def _work(prepared: Prepared, pool: Pool, books: Books, todo: Standing, stopped: Callable[[], bool]) -> None:
+    tasks = prepared.plan.tasks(todo.wanted, written_sources=todo.sources)
     try:
-        for outcome in outcomes(pool, tasks, stopped=stopped):
-            ledger.record(_entry(outcome, names))
-            asked_px = outcome.result.asked_px if outcome.result is not None else 0
-            tally.telemetry.record(outcome, area_km2=asked_px * prepared.plan.pixel_km2(outcome.task.id))
-            if outcome.result is not None:
-                tally.worked += 1
-                if outcome.result.seam is not None:
-                    tally.seams.append((outcome.result.seam, outcome.result.windows))
-            watcher.tile(outcome, list(tally.telemetry.samples()))
+        for outcome in outcomes(pool, tasks, more=books.more, stopped=stopped):
+            books.enter(outcome)
     finally:
-        ledger.flush()
-        tally.ended = time.monotonic()
+        books.close()
 
 
-def _entry(outcome: Outcome, names: list[str]) -> Entry:
-    result, error = outcome.result, outcome.error
-    common = {
-        "tile": outcome.task.id,
-        "attempts": outcome.attempts,
-        "worker": outcome.worker,
-        "at": datetime.now(UTC),
-    }
-    if result is None:
-        assert error is not None  # an outcome has one or the other
-        # What may pass on its own is taken again by the next run; the rest waits for `resmap run --retry`.
-        state = "failed" if error.retryable else "quarantined"
-        return Entry(**common, state=state, cause=type(error).__name__, error=str(error))  # type: ignore[arg-type]
-    return Entry(
-        **common,  # type: ignore[arg-type]
-        state="nodata" if result.nodata else "done",
-        prompts=tuple(names[prompt] for prompt, _ in result.checksums),
-        checksums=tuple(crc for _, crc in result.checksums),
-        source_checksum=result.source_checksum,
-        present_px=result.present_px,
-        asked_px=result.asked_px,
-        seen_px=result.seen_px,
-        windows=result.windows,
-        seam=result.seam,
-        read_s=result.seconds["read"],
-        infer_s=result.seconds["infer"],
-        write_s=result.seconds["write"],
-    )
+def _build_levels(mosaic: Mosaic, books: Books) -> None:
+    """What a killed run left to do above its tiles, here: it needs no model."""
+    while due := books.more(True):
+        for task in due:
+            books.enter(Outcome(worker="", task=task, attempts=1, result=build_shard(mosaic, task)))
+    books.close()
 
 
 def _fingerprints(mosaic: str) -> set[str]:
@@ -284,7 +237,7 @@ def _ended_before(prepared: Prepared) -> Summary | None:
     facts = prepared.folder.facts()
     if facts.get("state") not in ("done", "quarantined") or "summary" not in facts:
         return None
-    if any(entry.state == "failed" for entry in prepared.folder.states().values()):
+    if facts.get("levels_behind") or any(entry.state == "failed" for entry in prepared.folder.states().values()):
         return None
     past = facts["summary"]
     return Summary(
@@ -301,7 +254,7 @@ def _ended_before(prepared: Prepared) -> Summary | None:
 def _conclude(
     prepared: Prepared,
     facts: dict[str, Any],
-    tally: _Tally,
+    tally: Tally,
     started: float,
     device: str,
     *,
@@ -314,12 +267,19 @@ def _conclude(
     left = planned - sum(tiles[state] for state in ("done", "nodata", "failed", "quarantined"))
     elapsed = time.monotonic() - started
     worked_s = tally.ended - tally.begun
-    problems = tuple(
-        {"tile": _named(prepared, row), "error": entry.error, "cause": entry.cause}
-        for row, entry in sorted(states.items())
-        if entry.state in ("failed", "quarantined")
+    problems = (
+        *(
+            {"tile": _named(prepared, row), "error": entry.error, "cause": entry.cause}
+            for row, entry in sorted(states.items())
+            if entry.state in ("failed", "quarantined")
+        ),
+        *({"tile": name, "error": error, "cause": cause} for name, error, cause in tally.levels),
     )
-    state = "interrupted" if interrupted and left > 0 else ("quarantined" if problems else "done")
+    state = (
+        "interrupted"
+        if interrupted and (left > 0 or facts["levels_behind"])
+        else ("quarantined" if problems else "done")
+    )
     report = verify_run(prepared.folder, sample=SAMPLE_TILES)
     if report.bad:
         raise VerifyError(
@@ -335,7 +295,7 @@ def _conclude(
         tiles=tiles,
         seconds=round(elapsed, 3),
         worked_tiles=tally.worked,
-        seam=_mean_seam(tally) if tally.seams else facts.get("seam"),
+        seam=tally.seam if tally.seam is not None else facts.get("seam"),
         verified_tiles=report.checked,
         problems=problems,
         workers=tuple(_worker(sample, worked_s) for sample in tally.telemetry.samples()),
@@ -352,10 +312,6 @@ def _conclude(
     )
     _register(prepared, state, planned, tiles["done"] + tiles["nodata"])
     return summary
-
-
-def _mean_seam(tally: _Tally) -> float:
-    return sum(seam * windows for seam, windows in tally.seams) / sum(windows for _, windows in tally.seams)
 
 
 def _named(prepared: Prepared, row: int) -> str:

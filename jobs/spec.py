@@ -154,6 +154,10 @@ class Output(_Section):
 
     mosaic: str = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
     engine: Literal["zarr"] = "zarr"
+    pyramid: Literal["mode", "any"] = Field(
+        "mode",
+        description="coarser levels: mode keeps what most pixels are; any keeps every place with a present pixel",
+    )
 
 
 class Compute(_Section):

@@ -40,7 +40,7 @@ class Summary:
         """As the command line ends."""
         if self.state == "interrupted":
             return 130
-        return 4 if self.tiles["failed"] or self.tiles["quarantined"] else 0
+        return 4 if self.problems else 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

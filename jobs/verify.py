@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from jobs.ledger import FINISHED, Entry, RunFolder, run_names
 from jobs.plan import PlannedTile
@@ -49,13 +50,15 @@ def verify(mosaic: str, *, full: bool, sample: int = 32) -> Report:
 
 
 def verify_run(folder: RunFolder, *, sample: int | None) -> Report:
-    """One run; ``sample`` tiles of it, evenly spread, or all."""
+    """One run; ``sample`` tiles of it, evenly spread, or all, and then the coarser levels too."""
     mosaic = Mosaic.open(folder.mosaic, writable=False)
     tiles = folder.tiles()
     states = folder.states()
     finished = [entry for _, entry in sorted(states.items()) if entry.state in FINISHED]
     chosen = finished if sample is None or len(finished) <= sample else finished[:: -(-len(finished) // sample)]
     bad = [found for entry in chosen for found in _faults(folder.run, mosaic, tiles[entry.tile], entry)]
+    if sample is None:
+        bad += _level_faults(folder, mosaic)
     planned = int(folder.facts().get("planned", len(tiles)))
     return Report(checked=len(chosen), bad=tuple(bad), unfinished=planned - len(finished))
 
@@ -75,3 +78,25 @@ def _faults(run: str, mosaic: Mosaic, planned: PlannedTile, entry: Entry) -> Ite
             yield BadTile(run=run, tile=label, reason="mask or score differ from what was written, or are missing")
         elif entry.source_checksum is not None and source_checksum(source) != entry.source_checksum:
             yield BadTile(run=run, tile=label, reason="the source layer differs from what was written, or is missing")
+
+
+def _level_faults(folder: RunFolder, mosaic: Mosaic) -> Iterator[BadTile]:
+    """The shards of coarser levels that are not what was last put there."""
+    names = [prompt.name for prompt in mosaic.prompts]
+    last: dict[tuple[str, str], int] = {}
+    for built in folder.built():
+        last |= {(built.key, name): crc for name, crc in zip(built.prompts, built.checksums, strict=True)}
+    for (key, name), expected in last.items():
+        zone, moment, level, row, column = key.split("/")
+        grid = next(grid for grid in mosaic.grids if grid.name == zone).pyramid()[int(level)]
+        step = mosaic.times.index(datetime.fromisoformat(moment))
+        tile = grid.tile(int(row), int(column))
+        label = f"{grid.path}/{tile.name}/t{step}/{name}"
+        try:
+            mask, score, _ = mosaic.read(grid, tile, step, names.index(name))
+        except MapperError as error:
+            yield BadTile(run=folder.run, tile=label, reason=error.what)
+            continue
+        if checksum(mask, score) != expected:
+            reason = "a coarser level differs from what was written, or is missing"
+            yield BadTile(run=folder.run, tile=label, reason=reason)

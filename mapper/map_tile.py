@@ -5,7 +5,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from mapper.imagery import NO_SOURCE, PlacedItem, Valid, View
 from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
 from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
 from mapper.prompts import Prompt
+from mapper.pyramid import LevelResult, LevelTask, build_shard
 from mapper.read import RasterReader, Reader
 from mapper.segmenter import Segmenter
 
@@ -131,8 +132,17 @@ class TileResult:
 
     read_bytes: int
     written_bytes: int
+    receipt: bytes | None = None
+    """What the driver must commit; None where the engine needs no commit."""
+
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds: read, infer, write."""
+
+
+Task: TypeAlias = TileTask | LevelTask
+"""What a worker can be asked to do."""
+
+Result: TypeAlias = TileResult | LevelResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +198,10 @@ class TileMapper:
             reader=RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite),
             mosaic=Mosaic.open(setup.mosaic),
         )
+
+    def build(self, task: LevelTask) -> LevelResult:
+        """Reduce what lies under one shard of a coarser level, and write it. Needs no model."""
+        return build_shard(self._mosaic, task)
 
     def map_tile(self, task: TileTask) -> TileResult:
         """Read, segment, keep the core, write. Running it twice leaves the same mosaic."""

@@ -32,6 +32,9 @@ from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
 class LevelTask:
     """One shard of a coarser level: a message of a few hundred bytes."""
 
+    id: int
+    """Differs from that of any tile and of any other shard of its run."""
+
     grid: Grid
     """The coarser level."""
 
@@ -56,6 +59,8 @@ class LevelResult:
     """Prompt position and CRC-32 of its mask and score."""
 
     source_checksum: int
+    receipt: bytes | None = None
+    """What the driver must commit; None where the engine needs no commit."""
 
 
 def build_shard(mosaic: Mosaic, task: LevelTask) -> LevelResult:

@@ -81,8 +81,8 @@ def entries(mosaic: Path) -> list[Entry]:
 
 
 def shards(mosaic: Path) -> dict[str, str]:
-    """Name of a shard file → digest of its bytes."""
-    files = [path for path in mosaic.glob("0/*/c/**/*") if path.is_file()]
+    """Name of a shard file, of any level → digest of its bytes."""
+    files = [path for path in mosaic.glob("[0-9]*/*/c/**/*") if path.is_file()]
     return {str(path.relative_to(mosaic)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -270,7 +270,9 @@ def test_a_second_sentence_fills_only_its_own_slice(world: World, tmp_path: Path
     summary = mapped(job)
     after, both = shards(tmp_path / "map.zarr"), layers(tmp_path / "map.zarr")
     assert {name: after[name] for name in before} == before
-    assert {name.split("/c/")[0] for name in set(after) - set(before)} == {"0/mask", "0/score", "0/prompt"}
+    levels = {name.partition("/")[0] for name in before}
+    grown = {f"{level}/{layer}" for level in levels for layer in ("mask", "score", "prompt")}
+    assert {name.split("/c/")[0] for name in set(after) - set(before)} == grown
     assert summary.worked_tiles == summary.tiles["planned"]
     assert list(both["prompt"].to_numpy()) == ["warm", "cold"]
     assert both.sel(prompt=["warm"]).equals(warm)

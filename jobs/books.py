@@ -1,0 +1,181 @@
+"""The books of a run: what a worker hands in is entered once its pixels are safe, and may make a coarser shard due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cluster.pool import Outcome
+from cluster.telemetry import Telemetry
+from jobs.ledger import Built, Entry
+from jobs.levels import Due, Levels
+from jobs.prepare import Prepared, Standing
+from jobs.watch import Watcher
+from mapper.map_tile import TileResult
+from mapper.mosaic import Mosaic
+from mapper.pyramid import LevelResult, LevelTask
+
+COMMIT_SHARDS = 64
+COMMIT_EVERY_S = 30.0
+"""How much an engine with commits may hold back: what a killed driver forgets, and would do again."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has seen so far."""
+
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    seams: list[tuple[float, int]] = field(default_factory=list)
+    worked: int = 0
+    levels: list[tuple[str, str, str]] = field(default_factory=list)
+    """Shards of coarser levels that were given up: name, error, cause."""
+
+    begun: float = field(default_factory=time.monotonic)
+    """When the workers were ready: throughput is counted from here."""
+
+    ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def seam(self) -> float | None:
+        """Mean over all windows of this session."""
+        windows = sum(windows for _, windows in self.seams)
+        return sum(seam * windows for seam, windows in self.seams) / windows if windows else None
+
+
+class Books:
+    """Keeps the ledgers of one run. ``enter`` what is over; ``more`` makes it safe and says what has become due."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        mosaic: Mosaic,
+        standing: Standing,
+        tally: Tally,
+        watcher: Watcher,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._run = prepared.plan, prepared.run
+        self._mosaic, self._tally, self._watcher, self._clock = mosaic, tally, watcher, clock
+        self._names = [prompt.name for prompt in mosaic.prompts]
+        self._tiles = prepared.folder.ledger()
+        self._shards = prepared.folder.level_ledger()
+        self._levels = Levels(prepared.plan, wanted=standing.wanted, finished=standing.finished, built=standing.built)
+        self._due: dict[int, Due] = {}
+        self._held: list[Outcome] = []
+        self._safe_at = clock()
+
+    def enter(self, outcome: Outcome) -> None:
+        """Take in what is over."""
+        self._held.append(outcome)
+        if isinstance(outcome.result, TileResult):
+            self._tally.worked += 1
+            if outcome.result.seam is not None:
+                self._tally.seams.append((outcome.result.seam, outcome.result.windows))
+        if not isinstance(outcome.task, LevelTask):
+            asked_px = outcome.result.asked_px if isinstance(outcome.result, TileResult) else 0
+            self._tally.telemetry.record(outcome, area_km2=asked_px * self._plan.pixel_km2(outcome.task.id))
+            self._watcher.tile(outcome, list(self._tally.telemetry.samples()))
+
+    def more(self, idle: bool) -> Sequence[LevelTask]:
+        """The shards of coarser levels that can be built now.
+
+        Args:
+            idle: whether nothing else is left to do, so that what is held back must be made safe now.
+
+        Raises:
+            StoreError: what was written could not be committed.
+        """
+        late = self._clock() - self._safe_at >= COMMIT_EVERY_S
+        if idle or late or len(self._held) >= COMMIT_SHARDS or not self._receipts():
+            self._settle()
+        due = self._levels.take()
+        self._due |= {one.task.id: one for one in due}
+        return [one.task for one in due]
+
+    @property
+    def levels_behind(self) -> bool:
+        """Whether coarser levels lack something that finished tiles could give them."""
+        return bool(self._tally.levels or self._due) or self._levels.behind
+
+    def close(self) -> None:
+        """Make safe and enter all that was handed in."""
+        self._settle()
+        self._tiles.flush()
+        self._shards.flush()
+        self._tally.ended = self._clock()
+
+    def _receipts(self) -> list[bytes]:
+        """Of what is held back; none where the engine needs no commit."""
+        written = [outcome.result for outcome in self._held if outcome.result is not None]
+        return [result.receipt for result in written if result.receipt is not None]
+
+    def _settle(self) -> None:
+        """First the pixels, then the books: an entry must never speak of pixels that are not there."""
+        receipts = self._receipts()
+        if receipts:
+            self._mosaic.commit(receipts, f"{len(receipts)} shards", {"run": self._run})
+        held, self._held = self._held, []
+        self._safe_at = self._clock()
+        for outcome in held:
+            if isinstance(outcome.task, LevelTask):
+                self._enter_shard(outcome)
+            else:
+                entry = tile_entry(outcome, self._names)
+                self._tiles.record(entry)
+                written = outcome.result.checksums if outcome.result is not None else ()
+                self._levels.tile_over(outcome.task.id, [prompt for prompt, _ in written])
+
+    def _enter_shard(self, outcome: Outcome) -> None:
+        due, result = self._due.pop(outcome.task.id), outcome.result
+        if isinstance(result, LevelResult):
+            self._shards.record(
+                Built(
+                    key=due.shard.key(self._plan),
+                    prompts=tuple(self._names[prompt] for prompt, _ in result.checksums),
+                    tiles=due.tiles,
+                    checksums=tuple(crc for _, crc in result.checksums),
+                    source_checksum=result.source_checksum,
+                )
+            )
+        elif outcome.error is not None:
+            self._tally.levels.append((outcome.task.name, str(outcome.error), type(outcome.error).__name__))
+        self._levels.shard_over(due, built=result is not None)
+
+
+def tile_entry(outcome: Outcome, names: Sequence[str]) -> Entry:
+    """What the ledger says of a tile that is over.
+
+    Args:
+        outcome: of a tile.
+        names: of the mosaic's prompts, in the order of its axis.
+    """
+    result, error = outcome.result, outcome.error
+    common = {
+        "tile": outcome.task.id,
+        "attempts": outcome.attempts,
+        "worker": outcome.worker,
+        "at": datetime.now(UTC),
+    }
+    if not isinstance(result, TileResult):
+        assert error is not None  # an outcome has one or the other
+        # What may pass on its own is taken again by the next run; the rest waits for `resmap run --retry`.
+        state = "failed" if error.retryable else "quarantined"
+        return Entry(**common, state=state, cause=type(error).__name__, error=str(error))  # type: ignore[arg-type]
+    return Entry(
+        **common,  # type: ignore[arg-type]
+        state="nodata" if result.nodata else "done",
+        prompts=tuple(names[prompt] for prompt, _ in result.checksums),
+        checksums=tuple(crc for _, crc in result.checksums),
+        source_checksum=result.source_checksum,
+        present_px=result.present_px,
+        asked_px=result.asked_px,
+        seen_px=result.seen_px,
+        windows=result.windows,
+        seam=result.seam,
+        read_s=result.seconds["read"],
+        infer_s=result.seconds["infer"],
+        write_s=result.seconds["write"],
+    )

@@ -1,0 +1,166 @@
+"""Which coarser shards are due: each once, after all that lies under it, whatever the order and the interruptions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely.geometry import box
+
+from jobs.levels import Due, Levels
+from jobs.plan import Plan, PlannedTile
+from mapper.grid import Grid, Lattice, PixelBox
+from tests.strategies import grids
+
+GRID = Grid(lattice=Lattice(crs="EPSG:32632", res_x=1.0, res_y=1.0), box=PixelBox(0, 0, 16, 16), shard_px=8, chunk_px=4)
+STEPS = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
+
+
+def plan_over(grid: Grid, holes: frozenset[int]) -> Plan:
+    """Two time steps; of the second, some tiles were not planned."""
+    tiles = [
+        PlannedTile(grid=0, step=step, row=tile.row, column=tile.column, clipped=False, items=())
+        for step in (0, 1)
+        for number, tile in enumerate(grid.tiles())
+        if step == 0 or number not in holes
+    ]
+    return Plan(items=(), grids=(grid,), areas={"": box(0, 0, 1, 1)}, steps=STEPS, tiles=tuple(tiles))
+
+
+@dataclass
+class Story:
+    """What became of a mosaic over several runs, each of which may end early."""
+
+    plan: Plan
+    finished: dict[int, frozenset[int]] = field(default_factory=dict)
+    built: dict[tuple[str, int], int] = field(default_factory=dict)
+    made_of: dict[tuple[str, int], frozenset[int]] = field(default_factory=dict)
+    """Shard and prompt → the tiles whose pixels are in it."""
+
+    def run(self, draw: random.Random, prompts: tuple[int, ...], *, fail: float, stop_after: int) -> int:
+        wanted = {
+            row: tuple(prompt for prompt in prompts if prompt not in self.finished.get(row, ()))
+            for row in range(len(self.plan.tiles))
+        }
+        wanted = {row: missing for row, missing in wanted.items() if missing}
+        levels = Levels(self.plan, wanted=wanted, finished=self.finished, built=self.built)
+        open_tiles, open_shards, given = list(wanted), levels.take(), set[tuple[str, int]]()
+        acts = 0
+        while (open_tiles or open_shards) and acts < stop_after:
+            acts += 1
+            at = draw.randrange(len(open_tiles) + len(open_shards))
+            if at < len(open_tiles):
+                row = open_tiles.pop(at)
+                written = () if draw.random() < fail else wanted[row]
+                self.finished[row] = self.finished.get(row, frozenset()) | frozenset(written)
+                levels.tile_over(row, written)
+            else:
+                due = open_shards.pop(at - len(open_tiles))
+                self.build(due)
+                levels.shard_over(due, built=True)
+            for due in levels.take():
+                named = {(due.shard.key(self.plan), prompt) for prompt in due.task.prompts}
+                assert not named & given  # each once a run
+                given |= named
+                open_shards.append(due)
+        assert (levels.behind or bool(open_shards)) == bool(open_tiles or open_shards)
+        return acts
+
+    def build(self, due: Due) -> None:
+        key = due.shard.key(self.plan)
+        for prompt, tiles in zip(due.task.prompts, due.tiles, strict=True):
+            under = self.under(due, prompt)
+            assert len(under) == tiles
+            self.built[key, prompt] = tiles
+            self.made_of[key, prompt] = under
+
+    def under(self, due: Due, prompt: int) -> frozenset[int]:
+        """The tiles whose pixels the finer level holds there: by its own shards, as they were last built."""
+        finer = self.plan.grids[0].pyramid()[due.shard.level - 1]
+        below = due.task.tile.core.doubled()
+        if finer.level == 0:
+            return frozenset(
+                row
+                for row, tile in enumerate(self.plan.tiles)
+                if prompt in self.finished.get(row, ())
+                and tile.step == due.shard.step
+                and not finer.tile(tile.row, tile.column).core.intersection(below).empty
+            )
+        found: set[int] = set()
+        for tile in finer.tiles_in(below):
+            key = f"/{STEPS[due.shard.step].isoformat()}/{finer.level}/{tile.row}/{tile.column}"
+            found |= self.made_of.get((key, prompt), frozenset())
+        base = self.plan.grids[0]
+        return frozenset(row for row in found if touches(base, self.plan.tiles[row], due))
+
+
+def touches(base: Grid, tile: PlannedTile, due: Due) -> bool:
+    core: PixelBox = due.task.tile.core
+    for _ in range(due.shard.level):
+        core = core.doubled()
+    return not base.tile(tile.row, tile.column).core.intersection(core).empty
+
+
+@given(
+    grid=grids(),
+    seed=st.integers(0, 10**6),
+    holes=st.frozensets(st.integers(0, 24), max_size=8),
+    stops=st.lists(st.integers(0, 60), max_size=3),
+    fail=st.sampled_from([0.0, 0.3]),
+)
+def test_after_any_runs_every_level_is_made_of_all_finished_tiles_under_it(
+    grid: Grid, seed: int, holes: frozenset[int], stops: list[int], fail: float
+) -> None:
+    draw = random.Random(seed)
+    story = Story(plan_over(grid, holes))
+    for stop in stops:
+        story.run(draw, draw.choice([(0,), (1,), (0, 1)]), fail=fail, stop_after=stop)
+    story.run(draw, (0, 1), fail=0.0, stop_after=10**9)
+    pyramid = grid.pyramid()
+    for prompt in (0, 1):
+        for step in (0, 1):
+            for level in pyramid[1:]:
+                for tile in level.tiles():
+                    core = tile.core
+                    for _ in range(level.level):
+                        core = core.doubled()
+                    under = {
+                        row
+                        for row, planned in enumerate(story.plan.tiles)
+                        if planned.step == step
+                        and not grid.tile(planned.row, planned.column).core.intersection(core).empty
+                    }
+                    key = f"/{STEPS[step].isoformat()}/{level.level}/{tile.row}/{tile.column}"
+                    assert story.made_of.get((key, prompt), frozenset()) == under
+    assert story.run(draw, (0, 1), fail=0.0, stop_after=10**9) == 0  # and nothing is left to do
+
+
+def test_a_tile_that_is_given_up_holds_nothing_up() -> None:
+    story = Story(plan_over(GRID, frozenset(range(4))))
+    levels = Levels(story.plan, wanted=range(4), finished={}, built={})
+    for row in (0, 1, 2):
+        levels.tile_over(row, (0,))
+    assert levels.take() == []
+    levels.tile_over(3, ())
+    (due,) = levels.take()
+    assert (due.shard.level, due.tiles) == (1, (3,))
+
+
+def test_a_place_where_every_tile_was_given_up_gets_no_shard() -> None:
+    story = Story(plan_over(GRID, frozenset(range(4))))
+    levels = Levels(story.plan, wanted=range(4), finished={}, built={})
+    for row in range(4):
+        levels.tile_over(row, ())
+    assert levels.take() == []
+    assert not levels.behind
+
+
+def test_one_more_prompt_rebuilds_that_prompt_alone() -> None:
+    story = Story(plan_over(GRID, frozenset(range(4))))
+    story.run(random.Random(1), (0,), fail=0.0, stop_after=10**9)
+    before = dict(story.built)
+    story.run(random.Random(2), (1,), fail=0.0, stop_after=10**9)
+    assert {prompt for key, prompt in story.built if (key, prompt) not in before} == {1}
