@@ -109,8 +109,9 @@ def test_levels_a_killed_run_left_behind_are_made_up_for_without_the_model(
     (folder,) = mosaic.glob(".resmap/runs/*")
     for part in folder.glob("levels/part-*"):
         part.unlink()
-    for level in mosaic.glob("[1-9]/*/c/0"):
-        shutil.rmtree(level)
+    for layer in ("mask", "score", "source"):
+        for level in mosaic.glob(f"[1-9]/{layer}/c"):
+            shutil.rmtree(level)
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**facts, "state": "running", "summary": None}))
     monkeypatch.setattr("mapper.models.load", None)  # whoever loads a model now, fails

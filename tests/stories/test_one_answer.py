@@ -52,7 +52,8 @@ def test_the_size_of_shards_changes_no_pixel(
 ) -> None:
     mapped(world.job(tmp_path / "map.zarr", **merged(GRIDS[grid], {"grid": {"shard_px": shard_px}})))
     for tree in TREES.get(grid, ("",)):
-        assert_same(layers(plain[grid], tree), layers(tmp_path / "map.zarr", tree))
+        for level in (0, 1, 3):
+            assert_same(layers(plain[grid], tree, level), layers(tmp_path / "map.zarr", tree, level))
 
 
 @pytest.mark.parametrize(("gpus", "grid", "shard_px"), [(1, "explicit", 128), (3, "explicit", 192), (3, "utm", 128)])

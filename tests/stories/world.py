@@ -220,9 +220,9 @@ def mapped(job: Mapping[str, Any], *, gpus: int | None = None) -> Summary:
     return Job.from_dict(dict(job)).run(local=gpus is None, gpus=gpus).wait(timeout_s=150)
 
 
-def layers(mosaic: Path | str, tree: str = "") -> xr.Dataset:
-    """All of a mosaic as stored, in memory, opened as anybody would."""
-    group = f"{tree}/0".lstrip("/")
+def layers(mosaic: Path | str, tree: str = "", level: int = 0) -> xr.Dataset:
+    """All of one level of a mosaic as stored, in memory, opened as anybody would."""
+    group = f"{tree}/{level}".lstrip("/")
     with xr.open_zarr(str(mosaic), group=group, mask_and_scale=False) as dataset:
         loaded: xr.Dataset = dataset.load()
     return loaded
