@@ -109,7 +109,7 @@ def outcomes(
             pool.start(*chosen)
         if dispatch.finished:
             last = list(more(True))
-            if not last:
+            if not last or stopped():
                 return
             dispatch.add(last)
             continue

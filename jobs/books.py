@@ -17,10 +17,6 @@ from mapper.map_tile import TileResult
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelResult, LevelTask
 
-COMMIT_SHARDS = 64
-COMMIT_EVERY_S = 30.0
-"""How much an engine with commits may hold back: what a killed driver forgets, and would do again."""
-
 
 @dataclass(slots=True)
 class Tally:
@@ -57,7 +53,7 @@ class Books:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._plan, self._run = prepared.plan, prepared.run
+        self._plan, self._run, self._output = prepared.plan, prepared.run, prepared.job.spec.output
         self._mosaic, self._tally, self._watcher, self._clock = mosaic, tally, watcher, clock
         self._names = [prompt.name for prompt in mosaic.prompts]
         self._tiles = prepared.folder.ledger()
@@ -88,8 +84,8 @@ class Books:
         Raises:
             StoreError: what was written could not be committed.
         """
-        late = self._clock() - self._safe_at >= COMMIT_EVERY_S
-        if idle or late or len(self._held) >= COMMIT_SHARDS or not self._receipts():
+        late = self._clock() - self._safe_at >= self._output.commit_s
+        if idle or late or len(self._held) >= self._output.commit_shards or not self._receipts():
             self._settle()
         due = self._levels.take()
         self._due |= {one.task.id: one for one in due}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs import models_cli
+from jobs import export_cli, models_cli, preview_cli, query_cli
 from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
 
@@ -35,6 +35,9 @@ app = typer.Typer(
 )
 
 app.add_typer(models_cli.app, name="models")
+app.add_typer(query_cli.app, name="query")
+app.add_typer(export_cli.app, name="export")
+app.command()(preview_cli.preview)
 
 LARGEST_PICTURE_PX = 300_000_000
 """Pixels of a mosaic that is drawn unasked: some seconds' worth."""
@@ -211,14 +214,15 @@ def run(
 def _picture(under_way: Run) -> Path | None:
     """A quick-look of a finished run beside its ledger, where that is a local folder and the map is not large."""
     from jobs.quicklook import write_quicklook
-    from mapper.storage import is_local
+    from mapper.storage import is_local, state_folder
 
     prepared = under_way.prepared
     mosaic, plan = prepared.job.spec.output.mosaic, prepared.plan
     pixels = sum(plan.grids[tile.grid].shard_px ** 2 for tile in plan.tiles)
     if not is_local(mosaic) or pixels > LARGEST_PICTURE_PX:
         return None
-    path = Path(mosaic.removeprefix("file://")) / ".resmap" / "runs" / under_way.name / "quicklook.png"
+    folder = state_folder(mosaic, engine=prepared.job.spec.output.engine).child("runs").child(under_way.name)
+    path = Path(folder.url.removeprefix("file://")) / "quicklook.png"
     try:
         write_quicklook(prepared, path)
     except MapperError:  # a file that spoilt a tile spoils the picture too; the run has said so

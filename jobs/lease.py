@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mapper.errors import BusyError, MapperError
-from mapper.storage import is_local, state_folder, store_failure
+from mapper.storage import EngineName, is_local, state_folder, store_failure
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -35,8 +35,9 @@ class Lease:
     once; one of another machine is waited out.
     """
 
-    def __init__(self, mosaic: str, run: str) -> None:
-        self._folder = state_folder(mosaic)
+    def __init__(self, mosaic: str, run: str, *, engine: EngineName | None = None) -> None:
+        """``engine`` as in ``state_folder``: needed while there is no mosaic yet."""
+        self._folder = state_folder(mosaic, engine=engine)
         self._mosaic = mosaic
         self._holder = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "process": _PROCESS,
                         "id": uuid.uuid4().hex}  # fmt: skip

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from jobs.plan import PlannedTile
 from mapper.errors import MosaicError
-from mapper.storage import Folder, state_folder
+from mapper.storage import EngineName, Folder, state_folder
 
 Row = TypeVar("Row")
 State = Literal["done", "nodata", "failed", "quarantined"]
@@ -131,25 +131,21 @@ class Built:
     source_checksum: int
 
 
-def runs_folder(mosaic: str) -> Folder:
-    """Where the runs of a mosaic are kept."""
-    return state_folder(mosaic).child("runs")
-
-
-def run_names(mosaic: str) -> list[str]:
-    """The runs that have a plan, oldest first."""
-    folder = runs_folder(mosaic)
+def run_names(mosaic: str, *, engine: EngineName | None = None) -> list[str]:
+    """The runs that have a plan, oldest first. ``engine`` as in ``state_folder``."""
+    folder = state_folder(mosaic, engine=engine).child("runs")
     names = [path.split("/")[0] for path in folder.names("*/run.json")]
-    return sorted(names, key=lambda name: str(RunFolder(mosaic, name).facts().get("created", "")))
+    return sorted(names, key=lambda name: str(RunFolder(mosaic, name, engine=engine).facts().get("created", "")))
 
 
 class RunFolder:
     """The files of one run."""
 
-    def __init__(self, mosaic: str, run: str) -> None:
+    def __init__(self, mosaic: str, run: str, *, engine: EngineName | None = None) -> None:
+        """``engine`` as in ``state_folder``: needed while there is no mosaic yet."""
         self.run = run
         self.mosaic = mosaic
-        self._folder = runs_folder(mosaic).child(run)
+        self._folder = state_folder(mosaic, engine=engine).child("runs").child(run)
 
     def exists(self) -> bool:
         """Whether the run has been planned: its last file is there."""

@@ -34,7 +34,7 @@ from mapper.layout import MosaicSpec
 from mapper.map_tile import ModelChoice, Setup
 from mapper.mosaic import Mosaic
 from mapper.raster import header_of
-from mapper.storage import Folder
+from mapper.storage import REPOSITORY, EngineName, Folder, state_folder
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
 
@@ -72,7 +72,7 @@ def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepar
     area = geometry_of(spec.area, folder=job.folder)
     wkb = shapely.to_wkb(area)
     name = run_id(spec, area_wkb=wkb)
-    folder = RunFolder(spec.output.mosaic, name)
+    folder = RunFolder(spec.output.mosaic, name, engine=spec.output.engine)
     window_px = models.window_px(spec.model.name)
     if folder.exists():
         tell(f"run {name} was planned before; going on with it")
@@ -201,8 +201,9 @@ def _placed_by_file(item: Item) -> Item:
 def _first_run_like(spec: JobSpec, area_wkb: bytes) -> RunFolder | None:
     """The oldest run of this mosaic whose values depend on the same things, sentences apart."""
     key = answer_key(spec, area_wkb=area_wkb)
-    for name in run_names(spec.output.mosaic):
-        folder = RunFolder(spec.output.mosaic, name)
+    engine = spec.output.engine
+    for name in run_names(spec.output.mosaic, engine=engine):
+        folder = RunFolder(spec.output.mosaic, name, engine=engine)
         if folder.facts().get("answer_key") == key:
             return folder
     return None
@@ -251,6 +252,7 @@ def open_output(prepared: Prepared) -> Mosaic:
                 made_by=made_by,
                 pyramid=spec.output.pyramid,
             ),
+            engine=spec.output.engine,
         )
     mosaic = Mosaic.open(url)
     check_output(prepared, mosaic)
@@ -276,17 +278,17 @@ def check_room(mosaic: str) -> None:
             fix="choose another output.mosaic",
             mosaic=mosaic,
         ) from error
-    if here and not here & {".resmap", "zarr.json"}:
+    if here and not here & {".resmap", "zarr.json", *REPOSITORY}:
         raise MosaicError(
             "the folder holds other files", fix="choose another output.mosaic, or an empty folder", mosaic=mosaic
         )
 
 
-def unmake(mosaic: str, grids: Sequence[Grid]) -> None:
+def unmake(mosaic: str, engine: EngineName, grids: Sequence[Grid]) -> None:
     """Take away a mosaic that this process has made and in which nothing was mapped: what we put there, no more."""
     trees = {level.path.partition("/")[0] for grid in grids for level in grid.pyramid()}
-    ours = [".resmap", "zarr.json", *sorted(trees)]
-    Folder(mosaic).remove_tree(ours)
+    state_folder(mosaic, engine=engine).remove_tree(["runs", "lease.json", ".lease.lock"])
+    Folder(mosaic).remove_tree(REPOSITORY if engine == "icechunk" else ["zarr.json", *sorted(trees)])
 
 
 def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
@@ -303,6 +305,12 @@ def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
             mosaic=mosaic.url,
         )
     known = {prompt.name: prompt for prompt in mosaic.prompts}
+    if (mosaic.engine, mosaic.pyramid) != (spec.output.engine, spec.output.pyramid):
+        raise MosaicError(
+            f"this mosaic has engine {mosaic.engine} and pyramid {mosaic.pyramid}",
+            fix="say the same under output, or choose another output.mosaic",
+            mosaic=mosaic.url,
+        )
     for prompt in spec.prompt_values():
         if prompt.name in known and known[prompt.name] != prompt:
             raise MosaicError(

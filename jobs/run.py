@@ -130,7 +130,7 @@ def _execute(
     if prepared.saved and not retry and (ended := _ended_before(prepared)) is not None:
         watcher.say(f"run {prepared.run} is finished; nothing to do")
         return ended
-    lease = Lease(spec.output.mosaic, prepared.run)
+    lease = Lease(spec.output.mosaic, prepared.run, engine=spec.output.engine)
     lease.refuse_if_held()  # before the mosaic is looked at: its driver may be making it just now
     if Mosaic.exists(spec.output.mosaic):
         check_output(prepared, Mosaic.open(spec.output.mosaic, writable=False))
@@ -168,6 +168,8 @@ def _execute(
         elif not stopped():
             _build_levels(mosaic, books)
         facts["levels_behind"] = books.levels_behind
+        if not stopped():
+            facts["tag"] = mosaic.tag(f"run-{prepared.run}")
         return _conclude(prepared, facts, tally, started, devices, interrupted=stopped())
 
 
@@ -179,7 +181,8 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
     except MapperError as error:
         folder = prepared.folder
         if fresh and next(folder.entries(), None) is None:
-            unmake(prepared.job.spec.output.mosaic, prepared.plan.grids)
+            output = prepared.job.spec.output
+            unmake(output.mosaic, output.engine, prepared.plan.grids)
         elif folder.exists():
             facts = folder.facts() | {"state": "stopped", "error": str(error)}
             folder.save_facts(facts)

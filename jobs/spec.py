@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mapper.errors import SpecError
 from mapper.models.fetch import check_address
 from mapper.prompts import LONGEST_EXPRESSION, Prompt
+from mapper.storage import EngineName
 
 LARGEST_FILE_BYTES = 4 * 1024 * 1024
 
@@ -153,7 +154,11 @@ class Output(_Section):
     """Where the mosaic goes."""
 
     mosaic: str = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
-    engine: Literal["zarr"] = "zarr"
+    engine: EngineName = Field(
+        "zarr", description="zarr: opens everywhere; icechunk: every run a version, seen whole or not at all"
+    )
+    commit_shards: int = Field(64, ge=1, description="icechunk: tiles after which they become part of the mosaic")
+    commit_s: float = Field(30.0, gt=0, description="icechunk: seconds after which they do at the latest")
     pyramid: Literal["mode", "any"] = Field(
         "mode",
         description="coarser levels: mode keeps what most pixels are; any keeps every place with a present pixel",

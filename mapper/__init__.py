@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mapper import models, tasks
+    from mapper import models, questions, tasks
     from mapper.opened import open_mosaic
     from mapper.picture import segment
 
-__all__ = ["models", "open_mosaic", "segment", "tasks"]
+__all__ = ["models", "open_mosaic", "questions", "segment", "tasks"]
 
 _HOME = {"open_mosaic": "mapper.opened", "segment": "mapper.picture"}
 
 
 def __getattr__(name: str) -> object:
-    if name in ("models", "tasks"):
+    if name in ("models", "questions", "tasks"):
         return import_module(f"mapper.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ Reduction: TypeAlias = Literal["mode", "any"]
 
 LAYOUT = 2
 """Version of the layout; a reader refuses a later one. 2 has coarser levels, which 1 had not."""
+
+_CF = "CF-1.11"
 
 _CONVENTIONS = [
     {
@@ -68,7 +71,8 @@ def create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
 
 
 def _create_level(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
-    group = root.create_group(grid.path, attributes=_place_attributes(grid), overwrite=True)
+    # A level is opened by itself, as a file of its own: what the root says of CF is not seen from there.
+    group = root.create_group(grid.path, attributes={**_place_attributes(grid), "Conventions": _CF}, overwrite=True)
     axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
     flags: dict[str, Any] = {
@@ -120,8 +124,12 @@ def _create_coordinates(group: zarr.Group, grid: Grid, spec: MosaicSpec) -> None
     }
     for name, centres in axes.items():
         _put(group, name, centres, (name,), cf.get(name, {}))
+    with warnings.catch_warnings():
+        # CF has no word for some parameters, as of a skewed grid. Its crs_wkt has all of them, and readers prefer that.
+        warnings.filterwarnings("ignore", "(?s).*lost in conversion to CF", UserWarning)
+        in_cf = crs.to_cf()
     spatial_ref = {
-        **crs.to_cf(),
+        **in_cf,
         "spatial_ref": crs.to_wkt(),
         "GeoTransform": " ".join(f"{value:.17g}" for value in transform.to_gdal()),
     }
@@ -166,13 +174,10 @@ def _put(
 
 def _place_attributes(grid: Grid) -> dict[str, Any]:
     """Where an array of this grid lies, in the Zarr conventions; readers look on the array and on its group."""
-    crs = CRS.from_user_input(grid.lattice.crs)
-    authority = crs.to_authority()
     left, bottom, right, top = grid.lattice.bounds(grid.box)
     return {
         "zarr_conventions": [entry for entry in _CONVENTIONS if entry["name"] != "multiscales"],
-        **({"proj:code": ":".join(authority)} if authority else {}),
-        "proj:wkt2": crs.to_wkt(),
+        **_crs_attributes(grid.lattice.crs),
         "spatial:dimensions": ["y", "x"],
         "spatial:transform_type": "affine",
         "spatial:transform": list(grid.lattice.transform(grid.box))[:6],
@@ -180,6 +185,14 @@ def _place_attributes(grid: Grid) -> dict[str, Any]:
         "spatial:bbox": [left, bottom, right, top],
         "spatial:registration": "pixel",
     }
+
+
+@lru_cache(maxsize=128)
+def _crs_attributes(crs: str) -> Mapping[str, str]:
+    """Code and text of a CRS. Asked once: to look for the code of one that has none takes a tenth of a second."""
+    known = CRS.from_user_input(crs)
+    authority = known.to_authority()
+    return {**({"proj:code": ":".join(authority)} if authority else {}), "proj:wkt2": known.to_wkt()}
 
 
 def _pyramid_attributes(grid: Grid, reduction: Reduction) -> dict[str, Any]:
@@ -211,7 +224,7 @@ def root_attributes(spec: MosaicSpec) -> dict[str, Any]:
     single = len(spec.grids) == 1 and not spec.grids[0].name
     return {
         **(_pyramid_attributes(spec.grids[0], spec.pyramid) if single else {}),
-        "Conventions": "CF-1.11",
+        "Conventions": _CF,
         "title": "; ".join(prompt.expression for prompt in spec.prompts),
         "resmap": {
             "layout": LAYOUT,
@@ -254,11 +267,20 @@ def grid_from(fields: Mapping[str, Any]) -> Grid:
 
 
 def consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
-    """One document for all metadata, in the root and in each tree: written at creation and growth only."""
+    """One document for all metadata, in the root, each tree and each level: written at creation and growth only.
+
+    Whoever opens one of them by its address behind a web server sees nothing below it otherwise.
+
+    An icechunk snapshot is such a document itself.
+    """
+    if not root.store.supports_consolidated_metadata:
+        return
     with warnings.catch_warnings():
         # zarr warns that v3 has no consolidated metadata in its core, and that .resmap is no Zarr node. Both are known.
         warnings.simplefilter("ignore", category=ZarrUserWarning)
         for grid in grids:
             for level in grid.pyramid():
                 zarr.consolidate_metadata(root.store, path=level.path)
+            if grid.name:
+                zarr.consolidate_metadata(root.store, path=grid.name)
         zarr.consolidate_metadata(root.store)

@@ -269,8 +269,9 @@ class TileMapper:
             windows=scores.windows,
             seam=scores.seam,
             read_bytes=seen.view.pixels.nbytes,
-            written_bytes=written,
+            written_bytes=written.nbytes,
             seconds={"read": seen.seconds, "infer": scores.seconds, "write": clock.perf_counter() - started},
+            receipt=written.receipt,
         )
 
     def _text(self, prompts: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""The output: a Zarr v3 tree that says what every value means and where it lies.
+"""The output: a Zarr v3 tree that says what every value means and where it lies, in either engine.
 
     <mosaic>/              conventions, CF, and what made it
       0/ or utm33n/0/      mask, score (prompt, time, y, x) · source (time, y, x) · prompt, time, y, x, spatial_ref
@@ -6,12 +6,19 @@
 
 All metadata is written first; then any worker writes any shard, in any order. A shard is encoded once and put
 once, by one writer: two processes inside one shard lose each other's chunks without an error.
+
+Where the engine is icechunk, what a worker has written is in the mosaic once the coordinator has committed its
+receipt, see mapper/engines.py:
+
+    written = mosaic.write(grid, tile, time, layers)       # in any process, in any thread
+    mosaic.commit([written.receipt, …], "64 shards", {"run": run})
+    mosaic.tag(f"run-{run}")                               # later: Mosaic.open(url, at=run)
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -19,8 +26,10 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.errors import GroupNotFoundError
+from zarr.abc.store import Store
+from zarr.core.sync import sync
 
+from mapper.engines import Engine, Snapshot, Tree, find_engine, make_engine, open_engine
 from mapper.errors import MosaicError
 from mapper.grid import Grid, PixelBox, Tile
 from mapper.imagery import Source
@@ -36,7 +45,7 @@ from mapper.layout import (
 )
 from mapper.masks import Stored
 from mapper.prompts import Prompt
-from mapper.storage import open_store, store_failure
+from mapper.storage import EngineName, store_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,77 +63,96 @@ class TileLayers:
     """Positions along the mosaic's prompt axis."""
 
 
-class Mosaic:
-    """A mosaic open for writing whole tiles and reading them back. Threads may share one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What became of one call of ``write``."""
 
-    def __init__(self, url: str, root: zarr.Group) -> None:
+    nbytes: int
+    """Handed to the encoder."""
+
+    receipt: bytes | None
+    """For ``commit``, some kilobytes; None where nothing need be committed."""
+
+
+class Mosaic:
+    """A mosaic open for writing whole tiles and reading them back. Threads may share one.
+
+    One that is open for writing reads what was committed before each call. One that is open for reading stays, in
+    icechunk, at what was there when it was opened: whatever it is asked, the answers are of one state.
+    """
+
+    def __init__(self, url: str, engine: Engine) -> None:
         self.url = url
-        self._root = root
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        facts = root.attrs.get("resmap")
-        if not isinstance(facts, dict) or "layout" not in facts:
-            raise MosaicError("this Zarr group is not a resmap mosaic", fix="choose another output.mosaic", mosaic=url)
-        if int(facts["layout"]) != LAYOUT:
-            later = int(facts["layout"]) > LAYOUT
-            raise MosaicError(
-                f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}",
-                fix="upgrade resmap" if later else "map it anew; layout 1 was never released",
-                mosaic=url,
-            )
-        self._facts: dict[str, Any] = facts
+        self._engine = engine
+        self._facts = _facts(url, engine)
 
     @classmethod
-    def create(cls, url: str, spec: MosaicSpec) -> Mosaic:
+    def create(cls, url: str, spec: MosaicSpec, *, engine: EngineName = "zarr") -> Mosaic:
         """Write all metadata of a mosaic that does not exist yet.
 
-        The root's attributes are written last: a folder without them is half made and is made again.
+        The root's attributes are written last, or all is one commit: what lacks them is half made and made again.
+
+        Raises:
+            MosaicError: something else is there, or nothing can be made there.
+            CredentialsError, StoreError: as ``store_failure`` says.
         """
-        try:
-            store = open_store(url, mode="w")
-            if _half_made(url):
-                root = zarr.open_group(store, mode="r+", use_consolidated=False)
-            else:
-                root = zarr.create_group(store, zarr_format=3, overwrite=False)
-        except Exception as error:
-            raise store_failure(error, url, "made") from error
-        try:
+        made = make_engine(url, engine)
+
+        def fill(root: zarr.Group) -> None:
             for grid in spec.grids:
                 create_tree(root, grid, spec)
             root.attrs.put(root_attributes(spec))
             consolidate(root, spec.grids)
+
+        try:
+            made.change(fill, "an empty mosaic")
         except Exception as error:
             raise store_failure(error, url, "made") from error
-        return cls.open(url)
+        return cls(url, made)
 
     @classmethod
-    def open(cls, url: str, *, writable: bool = True) -> Mosaic:
-        """A mosaic that exists.
+    def open(cls, url: str, *, writable: bool = True, at: str | None = None) -> Mosaic:
+        """A mosaic that exists; which engine it has is seen.
+
+        Args:
+            url: its path or URL.
+            writable: whether it will be written to.
+            at: how it was under a tag, at the end of a run, or in a snapshot: icechunk alone, and for reading only.
 
         Raises:
             MosaicError: there is none, it is half made, of a later layout, or something else.
+            QuestionError: it has no such version.
+            CredentialsError, StoreError: as ``store_failure`` says.
         """
-        try:
-            root = zarr.open_group(open_store(url, mode="r+" if writable else "r"), mode="r+" if writable else "r")
-        except (GroupNotFoundError, FileNotFoundError) as error:
-            raise MosaicError(
-                "there is no mosaic here", fix="check the path, or run a job that writes it", mosaic=url
-            ) from error
-        except Exception as error:
-            raise store_failure(error, url, "opened") from error
-        return cls(url, root)
+        return cls(url, open_engine(url, writable=writable and at is None, at=at))
 
     @classmethod
     def exists(cls, url: str) -> bool:
-        """Whether a whole mosaic is there."""
-        try:
-            cls.open(url, writable=False)
-        except MosaicError as error:
-            if "not a resmap mosaic" in error.what and _half_made(url):
-                return False
-            if "no mosaic here" in error.what:
-                return False
-            raise
+        """Whether a whole mosaic is there.
+
+        Raises:
+            MosaicError: something else is.
+        """
+        engine = find_engine(url, writable=False)
+        if engine is None or engine.half_made():
+            return False
+        _facts(url, engine)
         return True
+
+    @property
+    def engine(self) -> EngineName:
+        """What keeps its arrays."""
+        return self._engine.name
+
+    @property
+    def snapshot(self) -> str | None:
+        """Id of the snapshot that it reads: ``open(url, at=…)`` shows the same in another process. None under zarr."""
+        return self._now().snapshot
+
+    @property
+    def store(self) -> Store:
+        """What xarray and Zarr read it through, in the state that it reads itself."""
+        return self._now().root.store
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -160,22 +188,65 @@ class Mosaic:
         """Make room for more time steps at the end of the axis. Nothing written is touched."""
         self._grow(prompts=self.prompts, times=(*self.times, *times))
 
-    def write(self, grid: Grid, tile: Tile, time: int, layers: TileLayers) -> int:
-        """Write one tile of any level: each shard put once, whole. Writing it again leaves the same bytes.
-
-        Returns:
-            Bytes handed to the encoder.
-        """
+    def write(self, grid: Grid, tile: Tile, time: int, layers: TileLayers) -> Written:
+        """Write one tile of any level: each shard put once, whole. Writing it again leaves the same bytes."""
         rows, columns = tile.core.within(grid.box)
-        try:
+
+        def act(tree: Tree) -> None:
             for position, prompt in enumerate(layers.prompts):
-                self._array(grid, "mask")[prompt, time, rows, columns] = layers.mask[position]
-                self._array(grid, "score")[prompt, time, rows, columns] = layers.score[position]
+                tree.array(f"{grid.path}/mask")[prompt, time, rows, columns] = layers.mask[position]
+                tree.array(f"{grid.path}/score")[prompt, time, rows, columns] = layers.score[position]
             if layers.source is not None:
-                self._array(grid, "source")[time, rows, columns] = layers.source
+                tree.array(f"{grid.path}/source")[time, rows, columns] = layers.source
+
+        try:
+            receipt = self._engine.put(act)
         except Exception as error:
             raise store_failure(error, self.url, "written", tile=tile.name) from error
-        return layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
+        put = layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
+        return Written(nbytes=put, receipt=receipt)
+
+    def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> str | None:
+        """Make what workers have written part of the mosaic, all or nothing: one process commits.
+
+        What is called again with the same receipts, after an error, leaves the same mosaic.
+
+        Args:
+            receipts: of calls of ``write``, by any process.
+            message: for people who read the history.
+            metadata: for programs: JSON.
+
+        Returns:
+            The id of the new snapshot; None where there was nothing to commit, as always under zarr.
+
+        Raises:
+            BusyError: another process has written the same part of the mosaic since this one was opened or last
+                committed, or has grown it. Nothing is committed.
+            StoreError, CredentialsError: as ``store_failure`` says.
+        """
+        try:
+            return self._engine.commit(receipts, message, metadata)
+        except Exception as error:
+            raise store_failure(error, self.url, "committed") from error
+
+    def tag(self, name: str) -> str | None:
+        """Give what is there now a name for ever, as ``run-<id>`` at the end of a run.
+
+        Returns:
+            The name: with a number added (``run-7.2``) where it stands for something older, and asking for ``run-7``
+            then gives the latest. None under zarr, which keeps no history.
+        """
+        try:
+            return self._engine.tag(name)
+        except Exception as error:
+            raise store_failure(error, self.url, "tagged") from error
+
+    def snapshots(self) -> list[Snapshot]:
+        """Every state that ``open(url, at=…)`` can show, the latest first; none under zarr."""
+        try:
+            return self._engine.snapshots()
+        except Exception as error:
+            raise store_failure(error, self.url, "read") from error
 
     def read(self, grid: Grid, tile: Tile, time: int, prompt: int) -> tuple[Stored, Stored, Source]:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
@@ -203,47 +274,82 @@ class Mosaic:
             ``(y, x)``.
 
         Raises:
-            StoreError: a shard is truncated or fails its checksum. One that is missing or empty reads as unmapped:
-                shards that are gaps all over are never stored, so only the ledger's checksums tell.
+            StoreError: a shard is truncated or fails its checksum. Under zarr one that is missing or empty reads as
+                unmapped: shards that are gaps all over are never stored, so only the ledger's checksums tell. Under
+                icechunk one that is missing is an error.
         """
-        array = self._array(grid, name)
-        out = np.full(box.shape, array.fill_value, array.dtype)
         inside = box.intersection(grid.box)
-        if inside.empty:
-            return out
         axes = (time,) if name == "source" else (prompt, time)
         try:
-            out[inside.within(box)] = array[*axes, *inside.within(grid.box)]
+            array = self._engine.reading().array(f"{grid.path}/{name}")
+            out = np.full(box.shape, array.fill_value, array.dtype)
+            if not inside.empty:
+                out[inside.within(box)] = array[*axes, *inside.within(grid.box)]
         except Exception as error:
             touched = " ".join(tile.name for tile in grid.tiles_in(inside))
             raise store_failure(error, self.url, "read", layer=f"{grid.path}/{name}", tile=touched) from error
         return out
 
-    def _array(self, grid: Grid, name: str) -> zarr.Array[Any]:
-        path = f"{grid.path}/{name}"
-        if path not in self._arrays:
-            array = self._root[path]
-            assert isinstance(array, zarr.Array)
-            self._arrays[path] = array
-        return self._arrays[path]
+    def is_stored(self, grid: Grid, tile: Tile, *, time: int, prompt: int) -> bool:
+        """Whether there is a mask of one shard of any level: it was written, and is not a gap all over."""
+        try:
+            mask = self._engine.reading().array(f"{grid.path}/mask")
+            chunk = mask.metadata.encode_chunk_key((prompt, time, tile.row, tile.column))
+            return sync((mask.store_path / chunk).exists())
+        except Exception as error:
+            raise store_failure(error, self.url, "read", layer=f"{grid.path}/mask", tile=tile.name) from error
+
+    def _now(self) -> Tree:
+        try:
+            return self._engine.reading()
+        except Exception as error:
+            raise store_failure(error, self.url, "read") from error
 
     def _grow(self, *, prompts: tuple[Prompt, ...], times: tuple[datetime, ...]) -> None:
         spec = MosaicSpec(grids=self.grids, prompts=prompts, times=times, made_by=self.made_by, pyramid=self.pyramid)
-        self._arrays.clear()
-        root = zarr.open_group(self._root.store, mode="r+", use_consolidated=False)
-        for level in (level for grid in spec.grids for level in grid.pyramid()):
-            group = root[level.path]
-            assert isinstance(group, zarr.Group)
-            for name in ("mask", "score"):
-                _array_of(group, name).resize((len(prompts), len(times), *level.shape))
-            _array_of(group, "source").resize((len(times), *level.shape))
-            for name, values in axis_values(spec).items():
-                axis = _array_of(group, name)  # asked for again it would have the size in the consolidated metadata
-                axis.resize(values.shape)
-                axis[:] = values
-        root.attrs.put(root_attributes(spec))
-        consolidate(root, spec.grids)
-        self.__init__(self.url, zarr.open_group(self._root.store, mode="r+"))  # type: ignore[misc]  # opened anew
+        added = [prompt.name for prompt in prompts[len(self.prompts) :]]
+        added += [time.isoformat() for time in times[len(self.times) :]]
+        try:
+            self._engine.change(lambda root: _grow_trees(root, spec), f"room for {', '.join(added)}")
+        except Exception as error:
+            raise store_failure(error, self.url, "grown") from error
+        self._facts = _facts(self.url, self._engine)
+
+
+def _facts(url: str, engine: Engine) -> dict[str, Any]:
+    """What the root says of a mosaic.
+
+    Raises:
+        MosaicError: it is half made, of another layout, or no mosaic.
+    """
+    if engine.half_made():
+        raise MosaicError("this mosaic is half made: whoever made it was stopped", fix="run its job again", mosaic=url)
+    facts = engine.reading().root.attrs.get("resmap")
+    if not isinstance(facts, dict) or "layout" not in facts:
+        raise MosaicError("this Zarr group is not a resmap mosaic", fix="choose another output.mosaic", mosaic=url)
+    if int(facts["layout"]) != LAYOUT:
+        later = int(facts["layout"]) > LAYOUT
+        raise MosaicError(
+            f"this mosaic has layout {facts['layout']}, and this resmap knows {LAYOUT}",
+            fix="upgrade resmap" if later else "map it anew; layout 1 was never released",
+            mosaic=url,
+        )
+    return facts
+
+
+def _grow_trees(root: zarr.Group, spec: MosaicSpec) -> None:
+    for level in (level for grid in spec.grids for level in grid.pyramid()):
+        group = root[level.path]
+        assert isinstance(group, zarr.Group)
+        for name in ("mask", "score"):
+            _array_of(group, name).resize((len(spec.prompts), len(spec.times), *level.shape))
+        _array_of(group, "source").resize((len(spec.times), *level.shape))
+        for name, values in axis_values(spec).items():
+            axis = _array_of(group, name)
+            axis.resize(values.shape)
+            axis[:] = values
+    root.attrs.put(root_attributes(spec))
+    consolidate(root, spec.grids)
 
 
 def checksum(mask: Stored, score: Stored) -> int:
@@ -260,13 +366,3 @@ def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array
-
-
-def _half_made(url: str) -> bool:
-    """Whether the group there is what a killed ``create`` leaves: no attributes, and in it only trees of a mosaic."""
-    try:
-        root = zarr.open_group(open_store(url, mode="r"), mode="r")
-        members = [member for _, member in root.members()]
-    except Exception:  # whatever it is, it is not ours to remake
-        return False
-    return not dict(root.attrs) and all("spatial:registration" in member.attrs for member in members)

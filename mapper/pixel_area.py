@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -11,9 +12,14 @@ from pyproj import CRS, Proj, Transformer
 from mapper.grid import Lattice, PixelBox
 
 NODE_PX = 64
-NODE_M = 10_000.0
-"""The scale of a projection is asked for at points this far apart at most, and is linear between them: over 10 km
-UTM's bends by less than a millionth."""
+NODE_M = 1_000.0
+"""The scale of a projection is asked for at points this far apart at most, and is linear between them: over 1 km
+UTM's bends by 6e-9 and web mercator's, at any latitude, by 1.3e-8."""
+
+PANEL_M = 100_000.0
+PANEL_NODES = 6
+"""Side of the squares over which the area of a box is integrated (Gauss-Legendre), and points along it: over 100 km
+the next term of UTM's scale, and of web mercator's, is below 1e-12."""
 
 WEB_MERCATOR = "Popular Visualisation Pseudo Mercator"
 
@@ -28,7 +34,7 @@ def pixel_area_m2(lattice: Lattice, box: PixelBox) -> NDArray[np.float64]:
     Returns:
         ``(y, x)``; NaN where the projection has no such place.
     """
-    crs = CRS.from_user_input(lattice.crs)
+    crs = _crs(lattice.crs)
     if crs.is_geographic:
         return np.broadcast_to(_between_parallels(lattice, crs, box)[:, None], box.shape)
     unit = float(crs.axis_info[0].unit_conversion_factor)
@@ -42,6 +48,38 @@ def pixel_area_m2(lattice: Lattice, box: PixelBox) -> NDArray[np.float64]:
     return flat / _linear(across.T, columns, np.arange(box.left, box.right)).T
 
 
+def box_area_m2(lattice: Lattice, box: PixelBox) -> float:
+    """Square metres of ellipsoid under all pixels of a box, without a number for each of them.
+
+    Agrees with the sum of ``pixel_area_m2`` to 3e-8, the bend of the scale between its nodes.
+
+    Returns:
+        The area; NaN where the projection has no such place.
+    """
+    crs = _crs(lattice.crs)
+    if crs.is_geographic:
+        around = PixelBox(box.top, 0, box.bottom, 1)
+        return float(_between_parallels(lattice, crs, around).sum()) * box.width
+    unit = float(crs.axis_info[0].unit_conversion_factor)
+    rows, row_weights = _quadrature(box.top, box.bottom, PANEL_M / (lattice.res_y * unit))
+    columns, column_weights = _quadrature(box.left, box.right, PANEL_M / (lattice.res_x * unit))
+    flat = lattice.res_x * lattice.res_y * unit**2
+    return float(row_weights @ (flat / _areal_scale(lattice, crs, rows, columns)) @ column_weights)
+
+
+@lru_cache(maxsize=64)
+def _crs(code: str) -> CRS:
+    return CRS.from_user_input(code)
+
+
+def _quadrature(begin: int, end: int, panel_px: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions between two pixel edges and their weights, which sum to the distance."""
+    edges = np.linspace(begin, end, max(1, int(np.ceil((end - begin) / panel_px))) + 1)
+    at, weights = np.polynomial.legendre.leggauss(PANEL_NODES)
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (1 + at)).ravel(), (half * weights).ravel()
+
+
 def _linear(values: NDArray[np.float64], at: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Rows of values known at ``at``, as rows at the middle of pixels."""
     wanted = pixels + 0.5
@@ -51,9 +89,13 @@ def _linear(values: NDArray[np.float64], at: NDArray[np.int64], pixels: NDArray[
 
 
 def _areal_scale(
-    lattice: Lattice, crs: CRS, rows: NDArray[np.int64], columns: NDArray[np.int64]
+    lattice: Lattice,
+    crs: CRS,
+    rows: NDArray[np.int64] | NDArray[np.float64],
+    columns: NDArray[np.int64] | NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    projection, to_degrees = _projection(crs.to_wkt())
+    """``(row, column)``: by how much the projection enlarges a surface at these lattice corners."""
+    projection, to_degrees = _projection(lattice.crs, threading.get_ident())
     x, y = np.meshgrid(lattice.phase_x + columns * lattice.res_x, lattice.phase_y - rows * lattice.res_y)
     longitude, latitude = to_degrees.transform(x, y)
     scale: NDArray[np.float64] = np.asarray(projection.get_factors(longitude, latitude).areal_scale, np.float64)
@@ -69,9 +111,10 @@ def _eccentricity_squared(crs: CRS) -> float:
     return 1 - (crs.ellipsoid.semi_minor_metre / crs.ellipsoid.semi_major_metre) ** 2
 
 
-@lru_cache(maxsize=8)
-def _projection(wkt: str) -> tuple[Proj, Transformer]:
-    crs = CRS.from_wkt(wkt)
+@lru_cache(maxsize=64)
+def _projection(code: str, thread: int) -> tuple[Proj, Transformer]:
+    """One a thread: a ``Proj`` may not be shared."""
+    crs = _crs(code)
     assert crs.geodetic_crs is not None  # a projected CRS has one
     return Proj(crs), Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
 

@@ -80,13 +80,14 @@ def build_shard(mosaic: Mosaic, task: LevelTask) -> LevelResult:
         scores.append(score)
     source = coarser_source(mosaic.layer(finer, "source", under, time=task.time))
     layers = TileLayers(mask=np.stack(masks), score=np.stack(scores), source=source, prompts=task.prompts)
-    mosaic.write(task.grid, task.tile, task.time, layers)
+    written = mosaic.write(task.grid, task.tile, task.time, layers)
     return LevelResult(
         checksums=tuple(
             (prompt, checksum(layers.mask[position], layers.score[position]))
             for position, prompt in enumerate(task.prompts)
         ),
         source_checksum=source_checksum(source),
+        receipt=written.receipt,
     )
 
 

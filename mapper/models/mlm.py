@@ -66,7 +66,6 @@ def model_item(described: Description) -> dict[str, Any]:
             "datetime": None,
             "start_datetime": "1900-01-01T00:00:00Z",
             "end_datetime": "9999-12-31T23:59:59Z",
-            "bands": [{"name": band, "eo:common_name": band} for band in BANDS],
             "mlm:name": card.name,
             "mlm:architecture": card.title.partition(":")[0],
             "mlm:tasks": [TASK],
@@ -127,6 +126,7 @@ def model_item(described: Description) -> dict[str, Any]:
         "assets": {
             "weights": {
                 "href": f"./{described.file}",
+                "bands": [{"name": band, "eo:common_name": band} for band in BANDS],
                 "title": "The weights, with their tokenizer and configuration",
                 "type": "application/octet-stream; application=safetensors",
                 "roles": ["mlm:model", "mlm:weights"],

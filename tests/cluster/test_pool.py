@@ -12,7 +12,7 @@ import pytest
 from cluster import Finished, Outcome, Telemetry, WorkerFacts, outcomes
 from cluster.retries import RetryPolicy
 from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError, WorkerLostError
-from mapper.map_tile import TileResult, TileTask
+from mapper.map_tile import Task, TileResult, TileTask
 from tests.cluster.tiles import tile_tasks
 
 QUICK = RetryPolicy(first_wait_s=0.001, longest_wait_s=0.002)
@@ -28,7 +28,7 @@ class ScriptedPool:
         self.table = dict(table or {})
         self.names = list(workers)
         self.tries: dict[int, int] = {}
-        self.held: deque[tuple[str, TileTask]] = deque()
+        self.held: deque[tuple[str, Task]] = deque()
         self.most_held = 0
         self.waits: list[float] = []
 
@@ -42,7 +42,7 @@ class ScriptedPool:
     def facts(self) -> Sequence[WorkerFacts]:
         return [WorkerFacts(name=name, device="cpu", fingerprint="f", host="h", pid=1) for name in self.names]
 
-    def start(self, worker: str, task: TileTask) -> None:
+    def start(self, worker: str, task: Task) -> None:
         self.tries[task.id] = self.tries.get(task.id, 0) + 1
         self.held.append((worker, task))
         self.most_held = max(self.most_held, len(self.held))
@@ -63,7 +63,7 @@ class ScriptedPool:
         self.held.clear()
 
 
-def done(task: TileTask) -> TileResult:
+def done(task: Task) -> TileResult:
     """What a tile that went well reports."""
     return TileResult(
         id=task.id, nodata=False, checksums=(), source_checksum=None, asked_px=1, seen_px=1, present_px=(1,), windows=4,
@@ -211,3 +211,45 @@ def test_rates_are_per_second_of_the_wall_clock() -> None:
     telemetry.record(Outcome(worker="a", task=task, attempts=1, result=done(task)), area_km2=2.0)
     (sample,) = telemetry.samples()
     assert sample.rates(0.5) == pytest.approx({"tiles_per_s": 2.0, "km2_per_h": 14400.0, "busy": 0.4})
+
+
+def test_what_comes_up_on_the_way_goes_out_before_what_was_planned() -> None:
+    planned, extra = tile_tasks(20)[:15], tile_tasks(20)[15:]
+    order: list[int] = []
+
+    def more(idle: bool) -> list[TileTask]:
+        return [extra.pop()] if extra and len(order) >= 3 else []
+
+    for outcome in outcomes(ScriptedPool(), planned, policy=QUICK, more=more):
+        order.append(outcome.task.id)
+    assert sorted(order) == list(range(20))
+    assert max(order.index(number) for number in range(15, 20)) < 18
+
+
+def test_the_end_waits_for_what_comes_up_when_nothing_is_left() -> None:
+    # As levels do: each can be begun only once the last one is over.
+    tasks = tile_tasks(6)
+    asked: list[bool] = []
+
+    def more(idle: bool) -> list[TileTask]:
+        asked.append(idle)
+        return [tasks[len(over)]] if idle and len(over) < 6 else []
+
+    over: list[int] = []
+    for outcome in outcomes(ScriptedPool(), tasks[:3], policy=QUICK, more=more):
+        over.append(outcome.task.id)
+    assert over == [*sorted(over[:3]), 3, 4, 5]
+    assert asked[-1]
+
+
+def test_once_stopped_nothing_that_comes_up_goes_out() -> None:
+    found: list[int] = []
+
+    def more(idle: bool) -> list[TileTask]:
+        return [tile_tasks(40)[39]] if len(found) >= 4 else []
+
+    stopped = lambda: len(found) >= 4  # noqa: E731  # one line says it
+    for outcome in outcomes(ScriptedPool(), tile_tasks(20), policy=QUICK, more=more, stopped=stopped):
+        found.append(outcome.task.id)
+    assert 39 not in found
+    assert len(found) <= 4 + 6

@@ -529,12 +529,6 @@ def test_each_zone_holds_its_own_tiles(zones: Mosaic) -> None:
         assert (mask.values == layers(number).mask[0]).all()
 
 
-def test_which_of_two_zones_must_be_said(zones: Mosaic) -> None:
-    with pytest.raises(MosaicError, match="has 2 zones") as caught:
-        open_mosaic(zones.url)
-    assert caught.value.fix == "choose one with tree=: utm32n, utm33n"
-
-
 def test_each_zone_says_where_it_lies(zones: Mosaic) -> None:
     root = zarr.open_group(zones.url, mode="r")
     assert [root[zone].attrs["proj:code"] for zone in ("utm32n", "utm33n")] == ["EPSG:32632", "EPSG:32633"]

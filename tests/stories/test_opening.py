@@ -16,7 +16,6 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 import mapper
-from mapper.errors import MosaicError
 from tests.stories.world import World, mapped
 
 PROMPTS = [{"name": "warm", "expression": "what is red"}, {"name": "cold", "expression": "what is blue"}]
@@ -107,15 +106,6 @@ def test_open_mosaic_gives_scores_and_what_was_observed(mosaic: Path, opened: xr
     mask = opened["mask"].sel(prompt="warm").isel(time=0).to_numpy()
     assert ((score >= 0.5) == (mask == 1)).all()
     assert dataset["time"].to_numpy()[0] == np.datetime64("2024-06-01")
-
-
-def test_a_mosaic_of_several_zones_asks_which(zones: Path) -> None:
-    with pytest.raises(MosaicError) as asked:
-        mapper.open_mosaic(str(zones))
-    assert "utm32n, utm33n" in asked.value.fix
-    assert mapper.open_mosaic(str(zones), tree="utm33n").rio.crs.to_epsg() == 32633
-    with pytest.raises(MosaicError, match="no zone utm01n"):
-        mapper.open_mosaic(str(zones), tree="utm01n")
 
 
 def test_the_conventions_stand_on_group_and_array(mosaic: Path) -> None:

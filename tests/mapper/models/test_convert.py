@@ -370,7 +370,7 @@ def test_the_item_has_what_the_extension_requires(item: tuple[dict[str, Any], Co
     assert properties["mlm:tasks"] == ["semantic-segmentation"]
     assert properties["mlm:total_parameters"] == done.parameters == 21
     assert properties["mlm:memory_size"] == 84
-    assert [band["name"] for band in properties["bands"]] == ["red", "green", "blue"]
+    assert [band["name"] for band in document["assets"]["weights"]["bands"]] == ["red", "green", "blue"]
     pixels, sentences = properties["mlm:input"]
     assert (pixels["bands"], pixels["input"]["shape"]) == (["red", "green", "blue"], [-1, 3, 32, 32])
     assert (sentences["bands"], sentences["input"]["dim_order"]) == ([], ["prompt"])

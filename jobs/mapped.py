@@ -1,0 +1,150 @@
+"""What a mosaic was asked to map, where and when it looked, and with what: from the runs that lie beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.conditions import dates_of
+from catalogs.select import utm_zones
+from catalogs.snapshot import thaw
+from jobs.areas import projected
+from jobs.ledger import RunFolder, run_names
+from jobs.provenance import job_of, told
+from jobs.spec import slug as plain_slug
+from jobs.stac_places import time_range
+from mapper.chosen import slug
+from mapper.grid import Grid, PixelBox
+from mapper.mosaic import Mosaic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One time step of one zone."""
+
+    grid: Grid
+    time: int
+    """Position on the mosaic's time axis."""
+
+    shards: frozenset[tuple[int, int]] | None
+    """Row and column of what was planned; None where no run tells."""
+
+    first: datetime
+    last: datetime
+    """The instants between which it looked, aware, UTC; equal where it is a moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A mosaic, and what its runs tell of it."""
+
+    mosaic: Mosaic
+    runs: tuple[RunFolder, ...]
+    """Oldest first."""
+
+    facts: dict[str, Any]
+    """The newest run, as everybody may know it; empty where there is none."""
+
+    begun: str
+    """When the oldest run was planned, ISO 8601; empty where there is none."""
+
+    job: dict[str, Any]
+    """The newest run's job file, as it was given: not for everybody."""
+
+    areas: dict[str, BaseGeometry]
+    """As ``areas``."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def title(self) -> str:
+        """The job's name, else the sentences."""
+        return str(self.facts.get("name") or ", ".join(prompt.expression for prompt in self.mosaic.prompts))
+
+    @property
+    def id(self) -> str:
+        """The same for the same answers: from what the mosaic's values depend on, else from where it lies."""
+        key = self.mosaic.made_by.get("answer_key")
+        return f"{plain_slug(self.title)}-{str(key)[:10]}" if key else slug(self.mosaic.url.rsplit("/", 1)[-1])
+
+
+def known_of(mosaic: Mosaic) -> Known:
+    """All that the runs beside a mosaic tell.
+
+    Raises:
+        MosaicError: a file of a run is damaged.
+    """
+    runs = tuple(RunFolder(mosaic.url, run) for run in run_names(mosaic.url))
+    job = job_of(runs[-1]) if runs else {}
+    return Known(
+        mosaic=mosaic,
+        runs=runs,
+        facts=told(runs[-1]) if runs else {},
+        begun=str(runs[0].facts().get("created", "")) if runs else "",
+        job=job,
+        areas=areas(mosaic),
+        parts=_parts(mosaic, runs, (job.get("imagery") or {}).get("time_step", "all")),
+    )
+
+
+def areas(mosaic: Mosaic) -> dict[str, BaseGeometry]:
+    """Name of each grid → the area asked for there, longitude and latitude, in zones cut at their borders.
+
+    Empty where no run lies beside the mosaic: then nobody knows.
+    """
+    asked = [shapely.from_wkb(RunFolder(mosaic.url, run).area()) for run in run_names(mosaic.url)]
+    if not asked:
+        return {}
+    whole = shapely.union_all(asked)
+    strips = {zone.name: zone.strip for zone in utm_zones(whole)} if any(grid.name for grid in mosaic.grids) else {}
+    return {grid.name: strips.get(grid.name, whole) for grid in mosaic.grids}
+
+
+def has_ended(mosaic_url: str) -> bool:
+    """Whether every run of a mosaic has: its coarser levels then stand over all that is mapped."""
+    states = {RunFolder(mosaic_url, run).facts().get("state") for run in run_names(mosaic_url)}
+    return bool(states) and states <= {"done", "quarantined"}
+
+
+def pixels_of(grid: Grid, area: BaseGeometry) -> PixelBox:
+    """The pixels of a grid that hold an area of longitude and latitude; all of them where it lies elsewhere."""
+    box = grid.lattice.pixels(projected(area, grid.lattice.crs).bounds).intersection(grid.box)
+    return grid.box if box.empty else box
+
+
+def _parts(mosaic: Mosaic, runs: tuple[RunFolder, ...], time_step: str) -> tuple[Part, ...]:
+    """Time steps and zones in which something was planned; all of them where no run tells."""
+    times = [time.astimezone(UTC) for time in mosaic.times]
+    if not runs:
+        return tuple(
+            Part(grid=grid, time=number, shards=None, first=time, last=time)
+            for number, time in enumerate(times)
+            for grid in mosaic.grids
+        )
+    shards: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)
+    looked: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for run in runs:
+        steps = [datetime.fromisoformat(step).astimezone(UTC) for step in run.facts()["steps"]]
+        for tile in run.tiles():
+            if steps[tile.step] not in times:  # planned, and the mosaic has no room for it yet
+                continue
+            place = (times.index(steps[tile.step]), tile.grid)
+            shards[place].add((tile.row, tile.column))
+            looked[place].update(tile.items)
+    dates = [dates_of(document) for document in thaw(runs[-1].items())]
+    parts = []
+    for time, grid in sorted(shards):
+        seen = [known for item in looked[time, grid] if (known := dates[item]) is not None]
+        first, last = time_range(times[time], time_step, seen)
+        parts.append(
+            Part(
+                grid=mosaic.grids[grid], time=time, shards=frozenset(shards[time, grid]),
+                first=first.astimezone(UTC), last=last.astimezone(UTC),
+            )
+        )  # fmt: skip
+    return tuple(parts)

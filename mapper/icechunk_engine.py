@@ -1,0 +1,242 @@
+"""A mosaic in an icechunk repository: nothing is seen before it is committed, and every commit can be seen again.
+
+A worker puts chunks through a fork of a session, whose changes, some kilobytes, are the receipt. They do not depend
+on the state they began from, so a worker may hold an old one for as long as it lives, whatever is committed
+meanwhile. Receipts are merged into a session that the one who commits has held since its last commit: if anybody
+else has committed the same chunks since, that is a conflict and not a loss. Of two receipts for one chunk the later
+one in the list counts; by the promise of one answer they are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import zarr
+from zarr.errors import GroupNotFoundError
+
+from mapper.engines import Snapshot, Tree, Unread
+from mapper.errors import BusyError, MosaicError, QuestionError
+from mapper.icechunk_storage import FIRST_SNAPSHOT, icechunk, make_repository, open_repository
+from mapper.storage import EngineName
+
+if TYPE_CHECKING:
+    from icechunk import ForkSession, Repository, Session
+
+_MARK = "__resmap_commit"
+"""Key in a commit's metadata under which it says which commit it is. Keys of icechunk's own begin so, too."""
+
+_NO_SNAPSHOT = ("invalid snapshot id", "not found", "NoSuchKey")
+"""How icechunk, which has one class for all errors, and the stores beneath it say that an id is of no snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    snapshot: str
+    tree: Tree | None
+    """None where that snapshot has no root group."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fork:
+    """A session in which one thread at a time writes. Kept, because each has connections and a cache of its own."""
+
+    session: ForkSession
+    tree: Tree
+
+
+class IcechunkEngine:
+    """An icechunk repository, at the tip of its branch ``main`` or at one snapshot."""
+
+    name: EngineName = "icechunk"
+
+    def __init__(self, url: str, repository: Repository, seen: _Seen, *, writable: bool) -> None:
+        self._url = url
+        self._repository = repository
+        self._seen = seen
+        self._writable = writable
+        self._lock = threading.Lock()
+        self._held: Session | None = repository.writable_session("main") if writable else None
+        self._forks: deque[_Fork] = deque()
+
+    @classmethod
+    def open(cls, url: str, *, writable: bool, at: str | None = None) -> IcechunkEngine | None:
+        """The repository that is there, or None."""
+        repository = open_repository(url)
+        if repository is None:
+            return None
+        seen = _see(repository.readonly_session("main")) if at is None else _see_at(repository, at, url)
+        return cls(url, repository, seen, writable=writable and at is None)
+
+    @classmethod
+    def make(cls, url: str) -> IcechunkEngine:
+        """A repository without nodes, or the one that a killed ``create`` has left."""
+        there = cls.open(url, writable=True)
+        if there is None:
+            repository = make_repository(url)
+            return cls(url, repository, _Seen(FIRST_SNAPSHOT, None), writable=True)
+        if there.half_made():
+            return there
+        raise FileExistsError(url)
+
+    def half_made(self) -> bool:
+        """Whether nothing was ever committed to it, nor branched or tagged."""
+        repository = self._repository
+        return (
+            self._seen.snapshot == FIRST_SNAPSHOT
+            and repository.list_branches() == {"main"}
+            and not repository.list_tags()
+        )
+
+    def reading(self) -> Tree:
+        """As in ``Engine``: one small request where it is open for writing, none where it stays at one snapshot."""
+        seen = self._seen
+        if self._writable and (tip := self._repository.lookup_branch("main")) != seen.snapshot:
+            seen = self._seen = _see(self._repository.readonly_session(snapshot_id=tip))
+        if seen.tree is None:
+            raise MosaicError(
+                "this icechunk repository is not a resmap mosaic", fix="choose another output.mosaic", mosaic=self._url
+            )
+        return seen.tree
+
+    def put(self, act: Callable[[Tree], None]) -> bytes:
+        """As in ``Engine``. A fork in which an act has failed is not used again: half a tile is in it."""
+        try:
+            fork = self._forks.pop()
+        except IndexError:
+            fork = self._fork()
+        act(fork.tree)
+        receipt = pickle.dumps(fork.session)
+        fork.session.discard_changes()
+        self._forks.append(fork)
+        return receipt
+
+    def change(self, act: Callable[[zarr.Group], None], message: str) -> None:
+        """As in ``Engine``: one commit."""
+        with self._lock:
+            session, self._held = self._repository.writable_session("main"), None
+            act(zarr.open_group(session.store, mode="a", zarr_format=3, use_consolidated=False))
+            snapshot = self._settle(session, message, {})
+            self._forks.clear()  # they know the old shapes
+            self._seen = _see(self._repository.readonly_session(snapshot_id=snapshot))
+
+    def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> str | None:
+        """As in ``Engine``. None where there was nothing to commit.
+
+        Raises:
+            BusyError: another process has committed the same chunks, or has grown the mosaic, since this engine
+                was opened or last committed. Nothing is committed then.
+        """
+        with self._lock:
+            session, self._held = self._held or self._repository.writable_session("main"), None
+            session.merge(*(_fork_in(receipt) for receipt in receipts))
+            if session.has_uncommitted_changes:
+                return self._settle(session, message, metadata)
+            self._held = session
+            return None
+
+    def tag(self, name: str) -> str:
+        """As in ``Engine``. A tag never moves: where the name stands for something older, a number is added to it."""
+        tip, tags = self._repository.lookup_branch("main"), self._repository.list_tags()
+        if (last := _newest(tags, name)) is not None:
+            if self._repository.lookup_tag(last) == tip:
+                return last
+            name = f"{name}.{_number(last, name) + 1}"
+        self._repository.create_tag(name, tip)
+        return name
+
+    def snapshots(self) -> list[Snapshot]:
+        """As in ``Engine``: one small request a commit."""
+        tags = {tag: self._repository.lookup_tag(tag) for tag in sorted(self._repository.list_tags())}
+        until = {"branch": "main"} if self._writable else {"snapshot_id": self._seen.snapshot}
+        return [
+            Snapshot(
+                id=info.id,
+                time=info.written_at,
+                message=info.message,
+                metadata={key: value for key, value in info.metadata.items() if not key.startswith("__")},
+                tags=tuple(tag for tag, snapshot in tags.items() if snapshot == info.id),
+            )
+            for info in self._repository.ancestry(**until)
+            if info.id != FIRST_SNAPSHOT
+        ]
+
+    def _fork(self) -> _Fork:
+        session = self._repository.writable_session("main").fork()
+        root = zarr.open_group(Unread(session.store), mode="r+", zarr_format=3, use_consolidated=False)
+        return _Fork(session, Tree(root))
+
+    def _settle(self, session: Session, message: str, metadata: Mapping[str, Any]) -> str:
+        """Commit, and be sure of it: an answer that was lost looks like a conflict, and is looked up in the history."""
+        ice, base, mark = icechunk(), session.snapshot_id, uuid.uuid4().hex
+        try:
+            snapshot = session.commit(message, {**metadata, _MARK: mark}, rebase_with=ice.ConflictDetector())
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the store may be away still: then the first error tells it
+                for info in self._repository.ancestry(branch="main"):
+                    if info.metadata.get(_MARK) == mark:
+                        return info.id
+                    if info.id == base:
+                        break
+            if isinstance(error, ice.ConflictError | ice.RebaseFailedError):
+                raise BusyError(
+                    "another process has written the same part of this mosaic",
+                    fix="see that one run at a time writes it, and run the job again",
+                    mosaic=self._url,
+                ) from error
+            raise
+        with contextlib.suppress(Exception):  # what is committed is committed; asked for again when it is needed
+            self._held = self._repository.writable_session("main")
+        return snapshot
+
+
+def _see(session: Session) -> _Seen:
+    try:
+        root = zarr.open_group(session.store, mode="r", zarr_format=3, use_consolidated=False)
+    except GroupNotFoundError:
+        return _Seen(session.snapshot_id, None)
+    return _Seen(session.snapshot_id, Tree(root, snapshot=session.snapshot_id))
+
+
+def _fork_in(receipt: bytes) -> ForkSession:
+    session: ForkSession = pickle.loads(receipt)
+    return session
+
+
+def _see_at(repository: Repository, at: str, url: str) -> _Seen:
+    """What a tag, a run (``run-<id>`` is its tag) or a snapshot stands for."""
+    tags = repository.list_tags()
+    found = next(filter(None, (_newest(tags, name) for name in (at, f"run-{at}"))), None)
+    known = ", ".join(sorted(tags)) or "no tags yet"
+    unknown = QuestionError(
+        "this mosaic has no such version", fix=f"it has {known}; or give the id of a snapshot", mosaic=url, at=at
+    )
+    try:
+        snapshot = at if found is None else repository.lookup_tag(found)
+        repository.lookup_snapshot(snapshot)
+    except Exception as error:
+        if found is None and any(sentence in str(error) for sentence in _NO_SNAPSHOT):
+            raise unknown from error
+        raise
+    seen = _see(repository.readonly_session(snapshot_id=snapshot))
+    if seen.tree is None:  # before it was a mosaic
+        raise unknown
+    return seen
+
+
+def _newest(tags: set[str], name: str) -> str | None:
+    """Of the tags ``name``, ``name.2``, ``name.3`` … the last."""
+    return max((tag for tag in tags if _number(tag, name)), key=lambda tag: _number(tag, name), default=None)
+
+
+def _number(tag: str, name: str) -> int:
+    if tag == name:
+        return 1
+    number = tag.removeprefix(f"{name}.")
+    return int(number) if number != tag and number.isdecimal() else 0
