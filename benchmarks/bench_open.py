@@ -49,7 +49,7 @@ begun = time.perf_counter()
 import xarray as xr
 from mapper import open_mosaic
 from mapper.questions import area, count
-from mapper.found import objects_in
+from mapper.questions.found import objects_in
 import rioxarray
 url, box = sys.argv[1], tuple(json.loads(sys.argv[2]))
 imported = time.perf_counter()

@@ -134,7 +134,7 @@ def stac(
 
     Exports that lie in the folder already, under the names that `resmap export` gives them, become assets.
     """
-    from jobs.published import formats_of, publish
+    from jobs.stac.published import formats_of, publish
 
     with _telling() as progress:
         done = publish(

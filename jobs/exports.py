@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 
 from jobs.ledger import run_names
 from jobs.mapped import areas, has_ended, pixels_of
-from mapper.chosen import chosen_prompt, chosen_time, chosen_zone, file_stem
-from mapper.cog import refuse_taken, write_cog
-from mapper.cog_header import Layer
 from mapper.errors import MosaicError, QuestionError
+from mapper.exports.chosen import chosen_prompt, chosen_time, chosen_zone, file_stem
+from mapper.exports.cog import refuse_taken, write_cog
+from mapper.exports.cog_header import Layer
 from mapper.mosaic import Mosaic
 
 Format: TypeAlias = Literal["cog", "png", "vectors", "pmtiles"]
@@ -122,7 +122,7 @@ def export_png(
     built = has_ended(mosaic_url)
 
     def write(slice_: Slice) -> None:
-        from mapper.portrait import write_portrait
+        from mapper.exports.portrait import write_portrait
 
         write_portrait(
             mosaic_url,
@@ -158,7 +158,7 @@ def export_vectors(
     """
 
     def write(slice_: Slice) -> None:
-        from mapper.vectors import write_vectors
+        from mapper.exports.vectors import write_vectors
 
         write_vectors(
             mosaic_url,

@@ -15,10 +15,10 @@ from catalogs.select import utm_zones
 from catalogs.snapshot import thaw
 from jobs.areas import projected
 from jobs.ledger import RunFolder, run_names
-from jobs.provenance import job_of, told
 from jobs.spec import slug as plain_slug
-from jobs.stac_places import time_range
-from mapper.chosen import slug
+from jobs.stac.places import time_range
+from jobs.stac.provenance import job_of, told
+from mapper.exports.chosen import slug
 from mapper.grid import Grid, PixelBox
 from mapper.mosaic import Mosaic
 

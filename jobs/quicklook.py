@@ -15,10 +15,10 @@ from catalogs.select import items_order
 from jobs.grids import pixel_km2, placed
 from jobs.plan import Plan
 from jobs.prepare import Prepared
+from mapper.exports.portrait import mask_on
 from mapper.grid import Lattice, PixelBox
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
-from mapper.portrait import mask_on
 from mapper.quicklook import sheet
 from mapper.read import RasterReader
 

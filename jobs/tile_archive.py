@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import Writer
 
-from mapper.chosen import chosen_prompt, chosen_time, iso
-from mapper.degrees import Bounds
 from mapper.errors import MosaicError, QuestionError
+from mapper.exports.chosen import chosen_prompt, chosen_time, iso
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
-from mapper.tile_picture import legend, png
-from mapper.webtiles import PENDING, TILE_PX, WebTiles
+from mapper.web.degrees import Bounds
+from mapper.web.tile_picture import legend, png
+from mapper.web.webtiles import PENDING, TILE_PX, WebTiles
 
 ENCODERS = min(4, os.cpu_count() or 1)
 """Threads that read and encode tiles."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import shapely
 from pyproj import CRS
 
-from mapper.asking import time_text
 from mapper.errors import MapperError
 from mapper.grid import Grid
 from mapper.mosaic import Mosaic
-from mapper.placed import to_lonlat
+from mapper.questions.asking import time_text
+from mapper.questions.placed import to_lonlat
 from mapper.runs import RunFacts, newest_run
 
 MOST_PROMPTS = 12

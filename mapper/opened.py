@@ -5,7 +5,7 @@ ds.score.sel(prompt="building")       float32, 0 to 1, NaN in gaps
 ds.resmap                             what is asked, where it lies, how to go on
 ds.resmap.items                       the scenes it was made of; ds.source holds rows of it
 ds.resmap.level(3)                    the same in pixels 8 times as wide
-ds.resmap.area((12, 55, 12.1, 55.1))  answers, see mapper/questions.py
+ds.resmap.area((12, 55, 12.1, 55.1))  answers, see mapper/questions/answers.py
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from shapely.geometry import box
 
-from mapper.asking import Place
 from mapper.errors import MosaicError, QuestionError
 from mapper.grid import Grid, PixelBox
 from mapper.masks import SCORE_ONE, UNOBSERVED
 from mapper.mosaic import Mosaic
-from mapper.placed import own_land
-from mapper.places import Places, did_you_mean, polygons_of
+from mapper.questions.asking import Place
+from mapper.questions.placed import own_land
+from mapper.questions.places import Places, did_you_mean, polygons_of
 from mapper.storage import open_store
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.preview.shown import Shown
 from mapper.errors import MapperError, QuestionError
-from mapper.webtiles import Layer
+from mapper.web.webtiles import Layer
 
 LOOPBACK = ("127.0.0.1", "localhost")
 """The names under which a browser on this machine finds it."""

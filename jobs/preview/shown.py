@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mapper.chosen import iso
 from mapper.errors import MapperError, QuestionError
+from mapper.exports.chosen import iso
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
 from mapper.runs import newest_run
 from mapper.storage import state_folder
-from mapper.tile_picture import colour_of, legend, png
-from mapper.webtiles import TILE_PX, Layer, WebTiles
+from mapper.web.tile_picture import colour_of, legend, png
+from mapper.web.webtiles import TILE_PX, Layer, WebTiles
 
 NEW_AFTER_S = 10.0
 """How old what is known of a mosaic may be: a run may be writing it while people look."""

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cluster.dispatch import Dispatch
 from cluster.retries import RetryPolicy, Verdict
 from mapper.errors import AssetError, MapperError, ReadError, WorkerLostError
-from mapper.map_tile import TileTask
+from mapper.map_tile import Task
 from tests.cluster.tiles import tile_tasks
 
 POLICY = RetryPolicy(attempts=3, lost_workers=2, first_wait_s=1.0, longest_wait_s=4.0)
@@ -27,13 +27,13 @@ class Run(RuleBasedStateMachine):
         self.dispatch = Dispatch(self._draw(), depth=depth, policy=POLICY)
         self.now = 0.0
         self.workers = ["a", "b"]
-        self.running: dict[int, tuple[str, TileTask]] = {}
+        self.running: dict[int, tuple[str, Task]] = {}
         self.due: dict[int, float] = {}
         self.tried: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.ended: list[int] = []
 
-    def _draw(self) -> Iterator[TileTask]:
+    def _draw(self) -> Iterator[Task]:
         for task in self.tasks:
             self.drawn += 1
             yield task
@@ -114,10 +114,10 @@ class Run(RuleBasedStateMachine):
         assert self.dispatch.finished
         assert sorted(self.ended) == [task.id for task in self.tasks]
 
-    def _one_of_the_running(self, data: st.DataObject) -> TileTask:
+    def _one_of_the_running(self, data: st.DataObject) -> Task:
         return self.running[data.draw(st.sampled_from(sorted(self.running)))][1]
 
-    def _failed(self, task: TileTask, error: MapperError) -> None:
+    def _failed(self, task: Task, error: MapperError) -> None:
         attempts, verdict = self.dispatch.failed(task, error, self.now)
         self.tried[task.id] = self.tried.get(task.id, 0) + 1
         lost = isinstance(error, WorkerLostError)
@@ -131,7 +131,7 @@ class Run(RuleBasedStateMachine):
             del self.running[task.id]
             self.due[task.id] = self.now + 1.0  # the shortest wait there is
 
-    def _end(self, task: TileTask) -> None:
+    def _end(self, task: Task) -> None:
         del self.running[task.id]
         self.ended.append(task.id)
 
@@ -140,7 +140,7 @@ TestRun = Run.TestCase
 TestRun.settings = settings(max_examples=80, stateful_step_count=40)
 
 
-def started(count: int, *, depth: int = 2, workers: tuple[str, ...] = ("a",)) -> tuple[Dispatch, list[TileTask]]:
+def started(count: int, *, depth: int = 2, workers: tuple[str, ...] = ("a",)) -> tuple[Dispatch, list[Task]]:
     """A dispatch that has handed out all it can, and what it handed out."""
     dispatch = Dispatch(tile_tasks(count), depth=depth, policy=POLICY)
     taken = []

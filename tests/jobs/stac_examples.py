@@ -17,8 +17,8 @@ from shapely.geometry.base import BaseGeometry
 from catalogs.snapshot import freeze
 from jobs.ledger import RunFolder
 from jobs.plan import PlannedTile
-from jobs.published import Published
-from jobs.stac_places import footprint
+from jobs.stac.places import footprint
+from jobs.stac.published import Published
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
 from mapper.models.fetch import sha256_of

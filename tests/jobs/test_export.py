@@ -14,7 +14,7 @@ from pmtiles.tile import deserialize_header
 from rasterio.warp import transform_geom
 from shapely.geometry import box, shape
 
-from mapper.chosen import file_stem, slug
+from mapper.exports.chosen import file_stem, slug
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
 from tests.stories.command_line import Resmap

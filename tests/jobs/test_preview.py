@@ -26,8 +26,8 @@ from mapper.errors import MosaicError, QuestionError
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
 from mapper.prompts import Prompt
-from mapper.tile_picture import png
-from mapper.webtiles import WebTiles
+from mapper.web.tile_picture import png
+from mapper.web.webtiles import WebTiles
 from tests.jobs.four_quarters import HOSTILE, ITEM, made, served
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs.preview.app import app
-from mapper.tile_picture import colour_of
+from mapper.web.tile_picture import colour_of
 from tests.jobs.four_quarters import HOSTILE, made, served
 
 CHROMIUM = shutil.which("chromium")

@@ -20,7 +20,7 @@ from shapely.geometry import box, shape
 from catalogs.snapshot import thaw
 from jobs.ledger import RunFolder
 from jobs.mapped import has_ended
-from jobs.published import FORMATS, Published, publish
+from jobs.stac.published import FORMATS, Published, publish
 from mapper.errors import MosaicError, QuestionError
 from mapper.layout import MosaicSpec
 from mapper.models.fetch import sha256_of

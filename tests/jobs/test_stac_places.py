@@ -9,7 +9,7 @@ import pytest
 from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Point, box
 
-from jobs.stac_places import bbox_of, footprint, time_range
+from jobs.stac.places import bbox_of, footprint, time_range
 from mapper.grid import Grid, Lattice, PixelBox
 
 ACROSS = Grid(

@@ -22,8 +22,8 @@ from mapper.masks import PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic, TileLayers
 from mapper.prompts import Prompt
 from mapper.pyramid import LevelTask, build_shard
-from mapper.tile_picture import png
-from mapper.webtiles import WebTiles
+from mapper.web.tile_picture import png
+from mapper.web.webtiles import WebTiles
 
 PROMPTS = (
     Prompt(name="building", expression="the buildings", threshold=0.5),

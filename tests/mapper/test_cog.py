@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rio_tiler.io import Reader
 
-from mapper.cog import TILE_PX, framed, write_cog
-from mapper.cog_header import Layer, colour_table
 from mapper.errors import MosaicError, QuestionError, StoreError
+from mapper.exports.cog import TILE_PX, framed, write_cog
+from mapper.exports.cog_header import Layer, colour_table
+from mapper.exports.portrait import write_portrait
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.layout import MosaicSpec, Reduction
 from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic, TileLayers
-from mapper.portrait import write_portrait
 from mapper.prompts import Prompt
 from mapper.pyramid import LevelTask, build_shard
 from tests.strategies import grids, parts_of

@@ -18,16 +18,16 @@ from rasterio.transform import IDENTITY
 from scipy import ndimage
 from shapely.geometry import shape
 
-from mapper.fragments import Connectivity
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.layout import MosaicSpec
 from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic, TileLayers
 from mapper.outlines import ObjectBatch, ShardsSeen, map_objects
+from mapper.outlines.fragments import Connectivity
+from mapper.outlines.span_area import span_areas
 from mapper.pixel_area import pixel_area_m2
 from mapper.prompts import Prompt
-from mapper.span_area import span_areas
 
 LATTICE = Lattice(crs="EPSG:32645", res_x=0.5, res_y=0.5)
 TOP, LEFT = -6_120_013, 668_037

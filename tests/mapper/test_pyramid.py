@@ -138,7 +138,7 @@ def test_a_level_is_the_whole_finer_level_reduced_whatever_the_shards(tmp_path: 
     build(mosaic, ODD)
     for finer, level in itertools.pairwise(ODD.pyramid()):
         under = level.box.doubled()
-        layers = {name: mosaic.layer(finer, name, under, time=0, prompt=1) for name in ("mask", "score", "source")}  # type: ignore[arg-type]
+        layers = {name: mosaic.layer(finer, name, under, time=0, prompt=1) for name in ("mask", "score", "source")}
         mask, score = coarser(layers["mask"], layers["score"], reduction)
         np.testing.assert_array_equal(whole(mosaic, level, "mask", 1), mask)
         np.testing.assert_array_equal(whole(mosaic, level, "score", 1), score)

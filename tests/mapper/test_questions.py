@@ -25,7 +25,6 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
-from mapper.changes import APPEARED, STAYED_ABSENT, STAYED_PRESENT, VANISHED, changes
 from mapper.engines import ZarrEngine
 from mapper.errors import GapError, MosaicError, QuestionError
 from mapper.grid import Grid
@@ -33,8 +32,9 @@ from mapper.layout import MosaicSpec
 from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
 from mapper.pixel_area import pixel_area_m2
-from mapper.places import from_file, from_table, in_box
 from mapper.questions import area, change, count, where
+from mapper.questions.changes import APPEARED, STAYED_ABSENT, STAYED_PRESENT, VANISHED, changes
+from mapper.questions.places import from_file, from_table, in_box
 from tests.mapper.mosaics import PROMPTS, TIMES, Known, known_mosaic, small_grid
 
 GRIDS = {

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
 from mapper.errors import MosaicError, QuestionError, StoreError
+from mapper.exports.simplified import simplified
+from mapper.exports.vectors import DRIVERS, write_vectors
 from mapper.outlines import map_objects
-from mapper.simplified import simplified
-from mapper.vectors import DRIVERS, write_vectors
 from tests.mapper.mosaics import Known, known_mosaic, small_grid
 from tests.mapper.test_outlines import LATTICE, drawn, found, laid, masks, raster
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyproj import Geod, Transformer
 
-from mapper.degrees import GridInDegrees
 from mapper.errors import QuestionError, StoreError
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
@@ -24,8 +23,9 @@ from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic, TileLayers
 from mapper.prompts import Prompt
 from mapper.pyramid import LevelTask, build_shard
-from mapper.tile_picture import colour_of, legend, png
-from mapper.webtiles import DESCENT, NORTHERNMOST, PENDING, TILE_PX, WebTiles, better
+from mapper.web.degrees import GridInDegrees
+from mapper.web.tile_picture import colour_of, legend, png
+from mapper.web.webtiles import DESCENT, NORTHERNMOST, PENDING, TILE_PX, WebTiles, better
 
 PROMPTS = (
     Prompt(name="building", expression="the buildings", threshold=0.5),

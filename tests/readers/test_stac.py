@@ -11,7 +11,7 @@ import xarray as xr
 from affine import Affine
 from pystac.extensions.projection import ProjectionExtension
 
-from jobs.published import publish
+from jobs.stac.published import publish
 from tests.readers.golden import Golden
 
 

@@ -24,15 +24,15 @@ import shapely
 from numpy.typing import NDArray
 
 from mapper.errors import ResourceError
-from mapper.fragments import Connectivity, Fragments, find_fragments
 from mapper.grid import Grid, PixelBox, Tile
 from mapper.imagery import Source
-from mapper.joint import Joint
 from mapper.masks import PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED, Stored
 from mapper.mosaic import Mosaic
-from mapper.rings import Rings, trace
-from mapper.span_area import area_unit_m2, span_areas
-from mapper.spans import Int, Spans, spans_of
+from mapper.outlines.fragments import Connectivity, Fragments, find_fragments
+from mapper.outlines.joint import Joint
+from mapper.outlines.rings import Rings, trace
+from mapper.outlines.span_area import area_unit_m2, span_areas
+from mapper.outlines.spans import Int, Spans, spans_of
 
 AHEAD = 2
 """Shards a process has in hand, or done and not yet asked for."""

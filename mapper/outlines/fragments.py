@@ -4,7 +4,7 @@ Pixels are taken as spans: what is present from one column to another in one row
 thousand spans, and all that follows is arithmetic on those.
 
     spans ──touch by a side──► parts ──touch by a corner──► objects ──touch the border──► contacts
-                                └──► corners, see mapper/rings.py
+                                └──► corners, see mapper/outlines/rings.py
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mapper.grid import PixelBox
-from mapper.rings import Corners, order_by_place
-from mapper.span_area import SpanAreas
-from mapper.spans import Int, Spans, Votes
+from mapper.outlines.rings import Corners, order_by_place
+from mapper.outlines.span_area import SpanAreas
+from mapper.outlines.spans import Int, Spans, Votes
 
 Connectivity: TypeAlias = Literal[4, 8]
 """Whether pixels are of one object where they share a side (4), or where they share a corner too (8)."""

@@ -20,12 +20,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.degrees import Bounds, GridInDegrees, widened
 from mapper.errors import QuestionError
 from mapper.grid import Grid, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
+from mapper.web.degrees import Bounds, GridInDegrees, widened
 
 Layer: TypeAlias = Literal["mask", "score"]
 

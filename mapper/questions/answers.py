@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from mapper.asking import LATEST, Asked, Place, When, asked, prompts_of, time_of, time_text, times_of
 from mapper.errors import GapError, QuestionError
 from mapper.mosaic import Mosaic
-from mapper.tally import CODES, Look, Tally, tally
+from mapper.questions.asking import LATEST, Asked, Place, When, asked, prompts_of, time_of, time_text, times_of
+from mapper.questions.tally import CODES, Look, Tally, tally
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -260,7 +260,7 @@ def count(
 
     Arguments and errors as of ``area``. Two things that touch in the mask are one object.
     """
-    from mapper.found import objects_in
+    from mapper.questions.found import objects_in
 
     about, looks = _asked(mosaic, place, column, crs, prompts, times, allow_gaps)
     amounts = _amounts(about, looks)
@@ -317,7 +317,7 @@ def where(
         probability), ``area_m2``, ``longitude`` and ``latitude`` of a pixel in it, ``west``, ``south``, ``east``,
         ``north`` of a box that holds it, ``item`` (id of the scene most of it was seen in), ``geometry``.
     """
-    from mapper.found import objects_table
+    from mapper.questions.found import objects_table
 
     about, looks = _asked(mosaic, place, column, crs, prompts, times, allow_gaps)
     _refuse_gaps(about, looks, _amounts(about, looks), allow_gaps)

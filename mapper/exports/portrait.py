@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.asking import When
-from mapper.chosen import chosen_prompt, chosen_time
-from mapper.cog import refuse_taken
-from mapper.cog_header import PALE
+from mapper.exports.chosen import chosen_prompt, chosen_time
+from mapper.exports.cog import refuse_taken
+from mapper.exports.cog_header import PALE
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.masks import ABSENT, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
 from mapper.pixel_area import pixel_area_m2
 from mapper.pyramid import coarser
+from mapper.questions.asking import When
 from mapper.quicklook import COLOURS, overlay
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from shapely.geometry import mapping
 
 from jobs.exports import SUFFIXES
 from jobs.mapped import Known, Part, pixels_of
-from jobs.stac_fields import (
+from jobs.stac.fields import (
     CLASSIFICATION,
     DATACUBE,
     PARQUET_TYPE,
@@ -36,9 +36,9 @@ from jobs.stac_fields import (
     resolution_m,
     zarr_asset,
 )
-from jobs.stac_places import bbox_of, footprint
-from mapper.chosen import file_stem
-from mapper.cog import framed
+from jobs.stac.places import bbox_of, footprint
+from mapper.exports.chosen import file_stem
+from mapper.exports.cog import framed
 from mapper.models.fetch import sha256_of, shown
 from mapper.models.mlm import SHA256_MULTIHASH
 from mapper.storage import is_local

@@ -11,14 +11,14 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from mapper.asking import Asked
 from mapper.errors import MosaicError
 from mapper.grid import PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.outlines import ObjectBatch, map_objects
-from mapper.placed import Placed, to_lonlat
+from mapper.questions.asking import Asked
+from mapper.questions.placed import Placed, to_lonlat
+from mapper.questions.tally import Look
 from mapper.runs import item_table
-from mapper.tally import Look
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -58,7 +58,7 @@ def objects_in(about: Asked, look: Look, *, outlines: bool) -> Iterator[Found]:
 def objects_table(
     about: Asked, looks: Sequence[Look], *, limit: int | None, order: Literal["area", "score"], outlines: bool
 ) -> gpd.GeoDataFrame:
-    """The objects that begin in each place, the largest or most certain first; see ``mapper/questions.py``."""
+    """The objects that begin in each place, the largest or most certain first; see ``mapper/questions/answers.py``."""
     import geopandas as gpd
 
     by = ["area_m2", "score"] if order == "area" else ["score", "area_m2"]

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
-from mapper.changes import changes
 from mapper.grid import Grid, PixelBox, Tile
 from mapper.masks import UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
 from mapper.pixel_area import box_area_m2, pixel_area_m2
-from mapper.placed import Piece, Placed, Touched
+from mapper.questions.changes import changes
+from mapper.questions.placed import Piece, Placed, Touched
 from mapper.storage import open_store
 
 CODES = (0, 1, 2, 3, UNOBSERVED, UNMAPPED)
-"""The values of a mask, and those of ``mapper/changes.py``, in the order of a tally's last axis."""
+"""The values of a mask, and those of ``mapper/questions/changes.py``, in the order of a tally's last axis."""
 
 WORK_PX = 2048
 """Side of what a thread holds in memory: 32 MB of pixel areas."""

@@ -28,18 +28,18 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from mapper.antimeridian import parted
-from mapper.asking import LATEST, When, prompts_of, time_of
-from mapper.chosen import file_stem
 from mapper.errors import MapperError, MosaicError, QuestionError
+from mapper.exports.antimeridian import parted
+from mapper.exports.chosen import file_stem
+from mapper.exports.simplified import simplified
 from mapper.grid import Grid, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.mosaic import Mosaic
 from mapper.outlines import ObjectBatch, ShardsSeen, map_objects
-from mapper.placed import to_lonlat
-from mapper.places import did_you_mean
+from mapper.questions.asking import LATEST, When, prompts_of, time_of
+from mapper.questions.placed import to_lonlat
+from mapper.questions.places import did_you_mean
 from mapper.runs import item_table
-from mapper.simplified import simplified
 from mapper.storage import is_local, store_failure
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def write_vectors(
         prompt: one by name, or several; None for all of them.
         time: when the step begins; None for the latest.
         kind: ``polygons``, ``boxes`` along the pixels, or ``points`` inside the objects.
-        simplify_px: how far an outline may move inwards to have fewer points, see ``mapper/simplified.py``; None or 0
-            for outlines along the pixels.
+        simplify_px: how far an outline may move inwards to have fewer points, see
+            ``mapper/exports/simplified.py``; None or 0 for outlines along the pixels.
         workers: as for ``map_objects``.
         progress: told how many shards were looked through, and of how many.
 
@@ -134,7 +134,7 @@ def write_vectors(
         if driver:
             _write_with_gdal(draft, driver, tally)
         else:
-            from mapper.geoparquet import write_geoparquet
+            from mapper.exports.geoparquet import write_geoparquet
 
             write_geoparquet(draft, SCHEMA, tally.rows(), ask.crs, lambda: tally.facts() | tally.counts())
     return VectorFile(path=str(out), objects=tally.objects, crs=ask.crs.to_string(), pixels=tally.pixels)

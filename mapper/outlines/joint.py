@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.fragments import BOTTOM, LEFT, RIGHT, TOP, Connectivity, Contacts, Fragments, components, pairs
 from mapper.grid import Grid, Tile
-from mapper.spans import Int
+from mapper.outlines.fragments import BOTTOM, LEFT, RIGHT, TOP, Connectivity, Contacts, Fragments, components, pairs
+from mapper.outlines.spans import Int
 
 
 class Joint:

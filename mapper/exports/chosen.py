@@ -6,11 +6,11 @@ import hashlib
 import re
 from datetime import UTC, datetime
 
-from mapper.asking import LATEST, When, prompts_of, time_of
 from mapper.errors import QuestionError
 from mapper.grid import Grid
 from mapper.mosaic import Mosaic
-from mapper.places import did_you_mean
+from mapper.questions.asking import LATEST, When, prompts_of, time_of
+from mapper.questions.places import did_you_mean
 
 
 def chosen_prompt(mosaic: Mosaic, name: str | None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.mapped import Known
-from jobs.provenance import clean
+from jobs.stac.provenance import clean
 from mapper import models
 from mapper.errors import ModelError
 from mapper.models.fetch import header_of, kept_weights, sha256_of, shown

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.asking import When
-from mapper.chosen import chosen_prompt, chosen_time, chosen_zone
-from mapper.cog_header import Layer, described, facts, qgis_style
 from mapper.errors import MosaicError, StoreError
+from mapper.exports.chosen import chosen_prompt, chosen_time, chosen_zone
+from mapper.exports.cog_header import Layer, described, facts, qgis_style
 from mapper.grid import Grid, PixelBox
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
 from mapper.pyramid import coarser
+from mapper.questions.asking import When
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetWriter

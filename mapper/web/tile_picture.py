@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.quicklook import COLOURS
-from mapper.webtiles import PENDING, Layer
+from mapper.web.webtiles import PENDING, Layer
 
 SCORE_STEPS = 10
 """How many shades a score is drawn in: with the gaps' they fit into four bits a pixel."""

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from jobs.areas import projected
 from mapper.grid import Grid
-from mapper.placed import to_lonlat
+from mapper.questions.placed import to_lonlat
 
 GRAIN_DEG = 1e-7
 """Coordinates are rounded to a centimetre."""

@@ -13,8 +13,8 @@ import shapely
 
 from mapper.errors import QuestionError
 from mapper.mosaic import Mosaic
-from mapper.placed import Placed, beyond_m2, whole_of
-from mapper.places import LONLAT, Places, did_you_mean, from_file, from_table, in_box, polygons_of
+from mapper.questions.placed import Placed, beyond_m2, whole_of
+from mapper.questions.places import LONLAT, Places, did_you_mean, from_file, from_table, in_box, polygons_of
 from mapper.runs import asked_area
 
 if TYPE_CHECKING:

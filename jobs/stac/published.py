@@ -25,10 +25,10 @@ import pystac
 
 from jobs.exports import Format, Progress, Written, export_cog, export_pmtiles, export_png, export_vectors, make_folder
 from jobs.mapped import Known, known_of
-from jobs.provenance import told, told_items
-from jobs.stac_fields import PARQUET_TYPE
-from jobs.stac_items import add_map_link, collection_of, describe_file, item_of
-from jobs.stac_model import ModelFound, model_of
+from jobs.stac.fields import PARQUET_TYPE
+from jobs.stac.items import add_map_link, collection_of, describe_file, item_of
+from jobs.stac.model import ModelFound, model_of
+from jobs.stac.provenance import told, told_items
 from mapper.errors import MosaicError, QuestionError
 from mapper.mosaic import Mosaic
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from affine import Affine
 
-from mapper.chosen import iso
+from mapper.exports.chosen import iso
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.models.fetch import shown
 from mapper.mosaic import Mosaic

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from pystac import Asset, MediaType
 from pystac.extensions.classification import Classification
 
-from mapper.chosen import iso, slug
-from mapper.cog_header import MEANINGS, colour_table
+from mapper.exports.chosen import iso, slug
+from mapper.exports.cog_header import MEANINGS, colour_table
 from mapper.grid import Grid, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.masks import SCORE_ONE, UNMAPPED

@@ -28,7 +28,7 @@ from shapely.geometry.base import BaseGeometry
 from mapper.errors import QuestionError
 from mapper.grid import BLOCK_PX, Grid, PixelBox, Tile
 from mapper.imagery import Valid
-from mapper.places import LONLAT, Places, polygons_of
+from mapper.questions.places import LONLAT, Places, polygons_of
 
 LONGEST_EDGE_DEG = 0.005
 LONGEST_EDGE_M = 500.0

@@ -1,0 +1,1 @@
+"""A mosaic as a STAC catalog."""

@@ -1,0 +1,1 @@
+"""A mosaic in other people's formats: GeoTIFF, vectors, a picture."""

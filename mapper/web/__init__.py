@@ -1,0 +1,1 @@
+"""A mosaic on a web map."""
