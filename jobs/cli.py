@@ -31,13 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done · 1 unexpected · 2 usage · 3 job file invalid · 4 finished with tiles given up · "
-    "5 credentials · 6 cancelled · 7 verify failed · 130 interrupted.",
+    "5 credentials · 6 cancelled · 7 verify failed · 8 more gaps than allowed · 130 interrupted.",
 )
 
 app.add_typer(models_cli.app, name="models")
 app.add_typer(query_cli.app, name="query")
 app.add_typer(export_cli.app, name="export")
-app.command()(preview_cli.preview)
 
 LARGEST_PICTURE_PX = 300_000_000
 """Pixels of a mosaic that is drawn unasked: some seconds' worth."""
@@ -309,6 +308,9 @@ def verify(
         print(f"{report.checked} tiles read back, {len(report.bad)} bad, {report.unfinished} not finished yet")
     if report.bad:
         raise typer.Exit(VerifyError.exit_status)
+
+
+app.command()(preview_cli.preview)
 
 
 @app.command()

@@ -6,6 +6,7 @@ which. Any other path is a folder, and takes a file for each.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -167,6 +168,7 @@ def export_vectors(
             time=slice_.time,
             kind=kind,
             simplify_px=simplify_px,
+            workers=os.cpu_count(),
             progress=lambda done, total: progress(slice_.path.name, done, total),
         )
 

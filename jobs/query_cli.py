@@ -236,12 +236,17 @@ def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Names to the left, numbers to the right, units with the headings."""
-    table = Table(box=None, pad_edge=False)
-    for name, value in (rows[0] if rows else {}).items():
-        number = isinstance(value, int | float) or value is None
+    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
+    names = list(rows[0] if rows else ())
+    if len({row["feature"] for row in rows}) == 1:  # said once, it leaves a narrow terminal room for the numbers
+        table.title = plain(str(rows[0]["feature"]))
+        names.remove("feature")
+    days_tell = _days_tell(rows)
+    for name in names:
+        number = isinstance(rows[0][name], int | float) or rows[0][name] is None
         table.add_column(_HEADINGS.get(name, name), justify="right" if number else "left", overflow="fold")
     for row in rows[:MOST_ROWS]:
-        table.add_row(*(_shown(name, value) for name, value in row.items()))
+        table.add_row(*(_shown(name, row[name], days_tell=days_tell) for name in names))
     Console().print(table)
     if len(rows) > MOST_ROWS:
         print(f"the first {MOST_ROWS} of {len(rows):,} rows; --json or --csv has them all", file=sys.stderr)
@@ -256,12 +261,21 @@ _HEADINGS = {
 }  # fmt: skip
 
 
-def _shown(name: str, value: Any) -> str:
+_TIMES = ("time", "before", "after")
+
+
+def _days_tell(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether no two time steps begin on one day."""
+    times = {str(row[name]) for row in rows for name in _TIMES if name in row}
+    return len({time.partition("T")[0] for time in times}) == len(times)
+
+
+def _shown(name: str, value: Any, *, days_tell: bool) -> str:
     if value is None:
         return "–"
-    if name in ("time", "before", "after"):
+    if name in _TIMES:
         day, _, clock = str(value).partition("T")
-        return day if clock.startswith("00:00:00") else f"{day} {clock[:5]}"
+        return day if days_tell else f"{day} {clock[:5]}"
     if name.endswith("_share"):
         return f"{100 * value:.1f} %"
     if name in ("longitude", "latitude"):

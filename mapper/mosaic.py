@@ -282,6 +282,8 @@ class Mosaic:
         axes = (time,) if name == "source" else (prompt, time)
         try:
             array = self._engine.reading().array(f"{grid.path}/{name}")
+            if inside == box and not box.empty:
+                return np.asarray(array[*axes, *box.within(grid.box)])
             out = np.full(box.shape, array.fill_value, array.dtype)
             if not inside.empty:
                 out[inside.within(box)] = array[*axes, *inside.within(grid.box)]

@@ -27,7 +27,6 @@ from mapper.mosaic import Mosaic
 from mapper.questions.asking import Place
 from mapper.questions.placed import own_land
 from mapper.questions.places import Places, did_you_mean, polygons_of
-from mapper.storage import open_store
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -71,24 +70,21 @@ def open_mosaic(
         raise MosaicError(
             f"this mosaic has no zone {tree}", fix=did_you_mean(tree, [name or "''" for name in grids]), mosaic=str(url)
         )
-    store = open_store(str(url), mode="r", at=at)
     if tree is not None or len(grids) == 1:
-        return _dataset(mosaic, store, grids[tree] if tree is not None else mosaic.grids[0], level)
-    opened = xr.DataTree.from_dict(
-        {name: _dataset(mosaic, store, grid, level) for name, grid in grids.items()}, name="mosaic"
-    )
+        return _dataset(mosaic, grids[tree] if tree is not None else mosaic.grids[0], level)
+    opened = xr.DataTree.from_dict({name: _dataset(mosaic, grid, level) for name, grid in grids.items()}, name="mosaic")
     opened.attrs = _attributes(mosaic, level=level)
     return opened
 
 
-def _dataset(mosaic: Mosaic, store: Any, grid: Grid, level: int) -> xr.Dataset:
+def _dataset(mosaic: Mosaic, grid: Grid, level: int) -> xr.Dataset:
     """One level of one grid."""
     import rioxarray  # noqa: F401  # gives the Dataset its .rio
 
     levels = grid.pyramid()
     if not 0 <= level < len(levels):
         raise MosaicError(f"this mosaic has no level {level}", fix=f"choose 0 to {len(levels) - 1}", mosaic=mosaic.url)
-    group = levels[level].path
+    store, group = mosaic.store, levels[level].path
     chunks = {"prompt": 1, "time": 1, "y": grid.shard_px, "x": grid.shard_px}
     consolidated = None if store.supports_consolidated_metadata else False
     stored = xr.open_zarr(store, group=group, chunks=chunks, mask_and_scale=False, consolidated=consolidated)

@@ -118,7 +118,7 @@ def map_objects(
     processes = 1 if mosaic.url.startswith("memory://") else workers or 1
     ask = _Ask(
         url=mosaic.url,
-        at=mosaic.snapshots()[0].id if processes > 1 and mosaic.engine == "icechunk" else None,
+        at=mosaic.snapshot if processes > 1 else None,
         grid=grid,
         prompt=prompt,
         time=time,

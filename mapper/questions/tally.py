@@ -24,7 +24,6 @@ from mapper.mosaic import Mosaic
 from mapper.pixel_area import box_area_m2, pixel_area_m2
 from mapper.questions.changes import changes
 from mapper.questions.placed import Piece, Placed, Touched
-from mapper.storage import open_store
 
 CODES = (0, 1, 2, 3, UNOBSERVED, UNMAPPED)
 """The values of a mask, and those of ``mapper/questions/changes.py``, in the order of a tally's last axis."""
@@ -207,7 +206,7 @@ def written_shards(mosaic: Mosaic, grid: Grid, looks: Sequence[Look], *, touched
     rows, columns = grid.tile_shape
     if touched <= 1 + rows * columns / KEYS_A_PAGE:
         return {}
-    store = open_store(mosaic.url, mode="r")
+    store = mosaic.store
     wanted = {(look.prompt, time) for look in looks for time in look.times}
     array = f"{grid.path}/mask"
     if mosaic.engine == "icechunk":  # it lists whole arrays, from a manifest that it has read anyway
