@@ -101,6 +101,30 @@ def _pocket(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", _made_with(figures)]
 
 
+def _open(figures: dict[str, Any]) -> list[str]:
+    side, count = figures["mosaic_px"][0], figures["shards"]
+    lines = [
+        f"| a mosaic of {side:,} × {side:,} pixels, {figures['prompts']} sentences, {figures['times']} dates, "
+        f"{count:,} shards each | median |",
+        "|---|--:|",
+    ]
+    lines += [f"| {name} | {one['median_s']:.2f} s |" for name, one in figures["seconds"].items()]
+    return [*lines, "", _made_with(figures)]
+
+
+def _objects(figures: dict[str, Any]) -> list[str]:
+    ways = figures["ways"]
+    side, count = figures["side_px"], ways["whole raster"]["objects"]
+    lines = [
+        f"| {side:,} × {side:,} pixels → {count:,} polygons | median | CPU | memory above the start |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, one in ways.items():
+        way = "the whole raster through `rasterio.features.shapes`" if name == "whole raster" else f"resmap, {name}"
+        lines.append(f"| {way} | {one['median_s']:.1f} s | {one['cpu_s']:.1f} s | {one['peak_mb']:,.0f} MB |")
+    return [*lines, "", _made_with(figures)]
+
+
 def _made_with(figures: dict[str, Any]) -> str:
     made = figures["made_with"]
     return f"*{made['cores']} × {made['cpu']}, torch {made['versions']['torch']}, commit {made['commit'][:10]}.*"
@@ -111,6 +135,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "real_input": _real,
     "segment_cpu": _segment,
     "pocket": _pocket,
+    "open": _open,
+    "objects": _objects,
 }
 
 
