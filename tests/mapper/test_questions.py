@@ -254,7 +254,7 @@ def test_all_of_the_mosaic_is_the_area_that_its_runs_were_asked_for(tmp_path: Pa
 def test_how_much_a_thread_takes_at_once_does_not_change_the_answer(
     utm: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mapper import tally
+    from mapper.questions import tally
 
     shape = rotate(box(*GRIDS["utm"].lattice.bounds(GRIDS["utm"].box)).buffer(-60), 8)
     one = area(utm.mosaic, table([shape], "EPSG:32633"), allow_gaps=1)
