@@ -42,7 +42,7 @@ from mapper.prompts import Prompt
 
 SIDE_PX = 20_000
 SHARD_PX = 2_048
-CELL_PX = 88
+CELL_PX = 84
 REPEATS = 3
 LAKE_NODE_PX = 50
 LATTICE = Lattice(crs="EPSG:32645", res_x=0.5, res_y=0.5)
