@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -368,6 +369,8 @@ def _ending(console: Console, summary: Summary) -> None:
     if len(summary.problems) > 10:
         console.print(f"  … and {len(summary.problems) - 10} more; `resmap status {summary.run}` has them all")
     console.print(f"Mosaic   {summary.mosaic}", soft_wrap=True)
+    if summary.tiles["done"]:
+        console.print(f"Look     resmap preview {shlex.quote(summary.mosaic)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pystac
 import pystac_client
 import pytest
+import stac_pydantic
 import xarray as xr
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from shapely.geometry import box, shape
@@ -63,6 +64,17 @@ def test_every_document_is_stac_1_1(full: Published, modelled: Published) -> Non
         assert document["stac_version"] == "1.1.0"
         JsonSchemaSTACValidator().validate_core(document, kind, "1.1.0", str(path))
     assert len(found) == 4 + 4
+
+
+def test_another_reading_of_the_standard_takes_every_document(full: Published, modelled: Published) -> None:
+    models: dict[str, Any] = {
+        "Catalog": stac_pydantic.Catalog,
+        "Collection": stac_pydantic.Collection,
+        "Feature": stac_pydantic.Item,
+    }
+    for _, document in [*documents(full.catalog.parent), *documents(modelled.catalog.parent)]:
+        read_back = models[document["type"]].model_validate(document)
+        assert read_back.id == document["id"]
 
 
 @pytest.mark.parametrize("prefix", EXTENSIONS)
