@@ -15,12 +15,10 @@ from shapely.geometry.base import BaseGeometry
 
 from jobs.spec import Area
 from mapper.errors import SpecError
+from mapper.questions.placed import LONGEST_EDGE_DEG
 
 LARGEST_FILE_BYTES = 256 * 1024 * 1024
 METRES_PER_DEGREE = 111_320.0
-LONGEST_EDGE_DEG = 0.02
-"""Edges are cut to this before they are carried to another CRS, where a straight line is a curve."""
-
 _GEOD = Geod(ellps="WGS84")
 
 
