@@ -22,6 +22,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from rasterio.features import rasterize
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from shapely.geometry import MultiPolygon, box
 from shapely.geometry.base import BaseGeometry
 
@@ -154,13 +156,9 @@ class Placed:
                     yield piece.place, mine[there]
 
     def boxes(self) -> list[PixelBox]:
-        """The pixels around each place that lies on the grid, or around all where those meet."""
-        apart = [_around(outline) for outline in self._outlines if not outline.is_empty]
-        apart = [met for met in (one.intersection(self.grid.box) for one in apart) if not met.empty]
-        if not apart:
-            return []
-        around = reduce(PixelBox.union, apart)
-        return apart if sum(one.height * one.width for one in apart) < around.height * around.width else [around]
+        """The pixels around the places that lie on the grid, in boxes that share none."""
+        around = [_around(outline).intersection(self.grid.box) for outline in self._outlines if not outline.is_empty]
+        return _disjoint([box for box in around if not box.empty])
 
     def _cut_band(self, place: int, top: int, bottom: int) -> BaseGeometry:
         """The outline between two rows, or all of it where it is simple."""
@@ -315,6 +313,18 @@ def _centres(boxes: Sequence[PixelBox]) -> Outlines:
     """Around the centres of each box's pixels: who holds this holds them all."""
     edges = np.array([(part.left, -part.bottom, part.right, -part.top) for part in boxes], np.float64)
     return np.asarray(shapely.box(*(edges + np.array([0.5, 0.5, -0.5, -0.5])).T), dtype=object)
+
+
+def _disjoint(boxes: list[PixelBox]) -> list[PixelBox]:
+    """Boxes that share no pixel and hold all of these: those that meet become one, until none do."""
+    while True:
+        shapes = shapely.box(*np.array([(one.left, one.top, one.right, one.bottom) for one in boxes]).reshape(-1, 4).T)
+        met = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+        graph = coo_matrix((np.ones(met.shape[1], np.bool_), met), shape=(len(boxes), len(boxes)))
+        count, group = connected_components(graph, directed=False)
+        if count == len(boxes):
+            return boxes
+        boxes = [reduce(PixelBox.union, (boxes[n] for n in np.flatnonzero(group == one))) for one in range(count)]
 
 
 def _around(outline: BaseGeometry) -> PixelBox:

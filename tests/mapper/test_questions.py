@@ -385,6 +385,25 @@ def test_neighbours_count_every_object_once(utm: Known) -> None:
     assert sum(row.objects for row in rows) == len(labelled(utm.masks[""][1, 1])[1])
 
 
+def test_places_whose_boxes_overlap_count_what_each_alone_counts(utm: Known) -> None:
+    left, bottom, right, top = GRIDS["utm"].lattice.bounds(GRIDS["utm"].box)
+    north, south = top - 5, top - 205
+    halves = [
+        [(left, north), (left + 200, north), (left, south)],
+        [(left + 200, north), (left + 200, south), (left, south)],
+    ]
+    places = [
+        *map(Polygon, halves),
+        box(right - 90, bottom, right, bottom + 90),
+    ]  # the third keeps all from being one box
+    together = count(utm.mosaic, table(places, "EPSG:32633"), prompts="lake", times="2023", allow_gaps=1)
+    alone = [
+        count(utm.mosaic, table([one], "EPSG:32633"), prompts="lake", times="2023", allow_gaps=1)[0] for one in places
+    ]
+    assert [row.objects for row in together] == [row.objects for row in alone]
+    assert min(row.objects for row in alone) > 0
+
+
 def test_places_far_apart_are_counted_as_each_alone(utm: Known) -> None:
     left, bottom, right, top = GRIDS["utm"].lattice.bounds(GRIDS["utm"].box)
     apart = [box(left, top - 150, left + 150, top), box(right - 150, bottom, right, bottom + 150)]
