@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from jobs.ledger import run_names
-from jobs.mapped import areas, has_ended, pixels_of
+from jobs.mapped import areas, levels_stand, pixels_of
 from mapper.errors import MosaicError, QuestionError
 from mapper.exports.chosen import chosen_prompt, chosen_time, chosen_zone, file_stem
 from mapper.exports.cog import refuse_taken, write_cog
@@ -79,7 +79,7 @@ def export_cog(
         StoreError: the mosaic could not be read.
     """
     mosaic = Mosaic.open(mosaic_url, writable=False)
-    asked, runs, built = areas(mosaic), run_names(mosaic_url), has_ended(mosaic_url)
+    asked, runs, built = areas(mosaic), run_names(mosaic_url), levels_stand(mosaic_url)
     suffix = "" if layer == "mask" else f"-{layer}"
 
     def write(slice_: Slice) -> None:
@@ -120,7 +120,7 @@ def export_png(
     mosaic = Mosaic.open(mosaic_url, writable=False)
     asked = areas(mosaic)
     bounds = [grid.lattice.bounds(pixels_of(grid, asked[grid.name])) for grid in mosaic.grids if grid.name in asked]
-    built = has_ended(mosaic_url)
+    built = levels_stand(mosaic_url)
 
     def write(slice_: Slice) -> None:
         from mapper.exports.portrait import write_portrait

@@ -21,6 +21,7 @@ from jobs.stac.provenance import job_of, told
 from mapper.exports.chosen import slug
 from mapper.grid import Grid, PixelBox
 from mapper.mosaic import Mosaic
+from mapper.runs import levels_behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +106,10 @@ def areas(mosaic: Mosaic) -> dict[str, BaseGeometry]:
     return {grid.name: strips.get(grid.name, whole) for grid in mosaic.grids}
 
 
-def has_ended(mosaic_url: str) -> bool:
-    """Whether every run of a mosaic has: its coarser levels then stand over all that is mapped."""
-    states = {RunFolder(mosaic_url, run).facts().get("state") for run in run_names(mosaic_url)}
-    return bool(states) and states <= {"done", "quarantined"}
+def levels_stand(mosaic_url: str) -> bool:
+    """Whether coarser levels stand over all that is mapped: every run has ended, and left none of them out."""
+    runs = run_names(mosaic_url)
+    return bool(runs) and not any(levels_behind(RunFolder(mosaic_url, run).facts()) for run in runs)
 
 
 def pixels_of(grid: Grid, area: BaseGeometry) -> PixelBox:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ class RunFacts:
     state: str
     """planned, running, finished and the like."""
 
+    levels_behind: bool
+    """Whether coarser levels may be older than what lies under them: it goes on, was cut short, or gave some up."""
+
     tiles: dict[str, int]
     """State → number of tiles, as the run's file says; empty until it ends."""
 
@@ -48,8 +52,14 @@ def newest_run(mosaic: str) -> RunFacts | None:
         run=run,
         name=str(facts.get("name", "")),
         state=str(facts.get("state", "")),
+        levels_behind=levels_behind(facts),
         tiles={str(key): int(value) for key, value in tiles.items()} if isinstance(tiles, dict) else {},
     )
+
+
+def levels_behind(facts: Mapping[str, Any]) -> bool:
+    """As ``RunFacts.levels_behind``, of a run's file of facts."""
+    return facts.get("state") not in ("done", "quarantined") or bool(facts.get("levels_behind"))
 
 
 def asked_area(mosaic: str) -> BaseGeometry | None:

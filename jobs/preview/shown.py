@@ -172,7 +172,7 @@ class Shown:
             run = None
         if run is not None and run.run != self._run:
             self._run, self._items, self._name = run.run, None, run.name or self._name
-        growing = run is not None and run.state == "running"
+        growing = run is not None and run.levels_behind
         if known is None or growing or known.growing:
             return WebTiles(mosaic, growing=growing)
         same = (known.mosaic.prompts, known.mosaic.times) == (mosaic.prompts, mosaic.times)

@@ -78,8 +78,8 @@ class WebTiles:
 
         Args:
             mosaic: open for reading.
-            growing: a run is writing it: a level above may be older than what lies under it, and is not believed
-                when it says that there is nothing.
+            growing: a run is writing it, or has left levels out: a level above may be older than what lies under it,
+                and is not believed when it says that there is nothing.
         """
         self.mosaic = mosaic
         self.growing = growing

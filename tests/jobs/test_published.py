@@ -20,8 +20,8 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from shapely.geometry import box, shape
 
 from catalogs.snapshot import thaw
-from jobs.ledger import RunFolder
-from jobs.mapped import has_ended
+from jobs.ledger import RunFolder, run_names
+from jobs.mapped import levels_stand
 from jobs.stac.published import FORMATS, Published, publish
 from mapper.errors import MosaicError, QuestionError
 from mapper.layout import MosaicSpec
@@ -306,7 +306,15 @@ def test_a_step_that_is_planned_and_not_yet_in_the_mosaic_has_no_item(tmp_path: 
 
 @pytest.mark.parametrize(("state", "ended"), [("planned", False), ("running", False), ("done", True)])
 def test_levels_are_trusted_when_every_run_has_ended(tmp_path: Path, state: str, ended: bool) -> None:
-    assert has_ended(told_mosaic(tmp_path / "map.zarr", state=state)) == ended
+    assert levels_stand(told_mosaic(tmp_path / "map.zarr", state=state)) == ended
+
+
+def test_levels_of_which_a_run_gave_one_up_are_not_trusted(tmp_path: Path) -> None:
+    url = told_mosaic(tmp_path / "map.zarr", state="quarantined")
+    (run,) = run_names(url)
+    folder = RunFolder(url, run)
+    folder.save_facts({**folder.facts(), "levels_behind": True})
+    assert not levels_stand(url)
 
 
 def test_zones_have_each_their_part_of_the_area(world: World, full: Published) -> None:
