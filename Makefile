@@ -18,8 +18,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup      ## map two sentences over a small Earth, on this machine, offline
 	$(BIN)/resmap demo
 
-test: setup      ## the whole suite
-	$(BIN)/python -m pytest
+test: setup      ## the whole suite, on two cores; a file's tests stay together
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: setup      ## the published sizes of the large models, minutes and gigabytes
 	$(BIN)/python -m pytest -m slow

@@ -27,7 +27,7 @@ from typing import Any, Generic, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.plan import PlannedTile
+from jobs.tile_table import PlannedTile, TileTable
 from mapper.errors import MosaicError
 from mapper.storage import EngineName, Folder, state_folder
 
@@ -188,16 +188,16 @@ class RunFolder:
         """The frozen search."""
         return self._folder.read("items.parquet")
 
-    def tiles(self) -> list[PlannedTile]:
+    def tiles(self) -> TileTable:
         """The planned tiles."""
         columns = self._table("tiles.parquet").to_pylist()
-        return [
+        return TileTable.of(
             PlannedTile(
                 grid=row["grid"], step=row["step"], row=row["row"], column=row["column"], clipped=row["clipped"],
                 items=tuple(row["items"]),
             )
             for row in columns
-        ]  # fmt: skip
+        )  # fmt: skip
 
     def keys(self) -> list[str]:
         """The names of its tiles, in order."""

@@ -13,27 +13,11 @@ from shapely.geometry.base import BaseGeometry
 from catalogs.select import items_order, time_steps
 from jobs.grids import lay_grids, pixel_km2, placed
 from jobs.spec import JobSpec
+from jobs.tile_table import PlannedTile, TileTable
 from mapper.errors import EmptySearchError
 from mapper.grid import Grid, PixelBox, Windows
 from mapper.imagery import Item
 from mapper.map_tile import TileTask
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTile:
-    """One tile of the plan."""
-
-    grid: int
-    """Position in the plan's grids."""
-
-    step: int
-    """Position in the plan's steps."""
-
-    row: int
-    column: int
-    clipped: bool
-    items: tuple[int, ...]
-    """Rows of the item table, in the order in which they are laid; empty where there is a hole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -46,7 +30,7 @@ class Plan:
     """Grid name → the area in its CRS."""
 
     steps: tuple[datetime, ...]
-    tiles: tuple[PlannedTile, ...]
+    tiles: TileTable
 
     def tasks(self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: frozenset[int]) -> Iterator[TileTask]:
         """The tasks of the tiles that lack something, in order.
@@ -118,7 +102,7 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
         grids=tuple(grid for grid, _ in laid),
         areas={grid.name: shape for grid, shape in laid},
         steps=tuple(step.start for step in steps),
-        tiles=tuple(tiles),
+        tiles=TileTable.of(tiles),
     )
 
 

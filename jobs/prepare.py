@@ -105,7 +105,7 @@ def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
         grids=tuple(grid for grid, _ in grids),
         areas={grid.name: shape for grid, shape in grids},
         steps=tuple(datetime.fromisoformat(step) for step in facts["steps"]),
-        tiles=tuple(folder.tiles()),
+        tiles=folder.tiles(),
     )
     return Prepared(job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True)
 

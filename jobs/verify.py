@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.ledger import FINISHED, Entry, RunFolder, run_names
-from jobs.plan import PlannedTile
+from jobs.tile_table import PlannedTile
 from mapper.errors import MapperError, MosaicError
 from mapper.mosaic import Mosaic, checksum, source_checksum
 

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.snapshot import freeze
 from jobs.ledger import RunFolder
-from jobs.plan import PlannedTile
+from jobs.tile_table import PlannedTile
 from jobs.stac.places import footprint
 from jobs.stac.published import Published
 from mapper.grid import Grid, Lattice, PixelBox

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.ledger import FLUSH_EVERY_S, Entry, RunFolder, run_names
-from jobs.plan import PlannedTile
+from jobs.tile_table import PlannedTile
 from mapper.errors import MapperError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_a_plan_is_read_again_as_it_was(folder: RunFolder) -> None:
     assert not folder.exists()
     tiles = plan_in(folder, steps=["2024-06-01T00:00:00+00:00"])
     assert folder.exists()
-    assert folder.tiles() == tiles
+    assert list(folder.tiles()) == tiles
     assert folder.keys() == ["/2024/0/1", "/2024/1/1", "/2024/2/1"]
     assert (folder.job(), folder.area(), folder.items()) == ("name: x", b"wkb", b"items")
     assert folder.facts()["steps"] == ["2024-06-01T00:00:00+00:00"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from jobs.levels import Due, Levels
-from jobs.plan import Plan, PlannedTile
+from jobs.plan import Plan
+from jobs.tile_table import PlannedTile, TileTable
 from mapper.grid import Grid, Lattice, PixelBox
 from tests.strategies import grids
 
@@ -27,7 +28,7 @@ def plan_over(grid: Grid, holes: frozenset[int]) -> Plan:
         for number, tile in enumerate(grid.tiles())
         if step == 0 or number not in holes
     ]
-    return Plan(items=(), grids=(grid,), areas={"": box(0, 0, 1, 1)}, steps=STEPS, tiles=tuple(tiles))
+    return Plan(items=(), grids=(grid,), areas={"": box(0, 0, 1, 1)}, steps=STEPS, tiles=TileTable.of(tiles))
 
 
 @dataclass
