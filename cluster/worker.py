@@ -21,6 +21,9 @@ from mapper.pyramid import LevelTask
 DEPTH = 3
 """Tasks a worker holds: one being read, one on the GPU, one being written."""
 
+MOST_HELD = 16
+"""Tasks a worker may hold at most: so many threads an actor has for them."""
+
 
 CPU_THREADS = 1
 """Torch threads of a model on the CPU. Their number changes the last bits of fp32 convolutions, so it is the same
@@ -58,6 +61,11 @@ class Worker:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
+
+    @property
+    def holds(self) -> int:
+        """How many tasks it wants in hand at present, 1 to ``MOST_HELD``."""
+        return DEPTH
 
     def run(self, task: Task) -> Result | MapperError:
         """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever

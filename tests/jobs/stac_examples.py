@@ -16,9 +16,9 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.snapshot import freeze
 from jobs.ledger import RunFolder
-from jobs.tile_table import PlannedTile
 from jobs.stac.places import footprint
 from jobs.stac.published import Published
+from jobs.tile_table import PlannedTile
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
 from mapper.models.fetch import sha256_of
