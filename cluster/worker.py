@@ -1,63 +1,66 @@
 """One GPU, one loaded model, and the threads around it. The same in a Ray actor and in this process.
 
-calling threads   read ─┐                    ┌─ write
-(one a task)      read ─┤→ the model's one ──┤─ write       a tile is read while another is on the GPU
-                  read ─┘     thread         └─ write       and a third is being written
+calling threads   read ─┐                ┌ blend, write
+(one a tile)      read ─┤→ the model's ──┤ blend, write     as many at each stage as the queues ask for:
+                  read ─┘   one thread   └ blend, write     cluster/sizing.py
+
+What the tiles in hand take in memory is bounded: one that would go beyond waits before it is read.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import threading
 import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from cluster.lane import CPU_THREADS as CPU_THREADS
+from cluster.lane import Lane, ran_out_of_memory
 from cluster.pool import WorkerFacts
+from cluster.sizing import Limits, Queues, Sizes, sized
 from mapper.errors import MapperError, ResourceError
-from mapper.map_tile import Result, Setup, Task, TileMapper
+from mapper.map_tile import Result, Setup, Task, TileMapper, TileResult, TileTask
 from mapper.pyramid import LevelTask
 
 DEPTH = 3
-"""Tasks a worker holds: one being read, one on the GPU, one being written."""
-
 MOST_HELD = 16
 """Tasks a worker may hold at most: so many threads an actor has for them."""
 
-
-CPU_THREADS = 1
-"""Torch threads of a model on the CPU. Their number changes the last bits of fp32 convolutions, so it is the same
-for every worker, however many share a machine; more workers use more cores."""
-
-
-def _pin() -> None:
-    """In the thread that will run the model: OpenMP counts threads by the thread that asks."""
-    import torch
-
-    torch.set_num_threads(CPU_THREADS)
+HELD_BYTES = 2 * 1024**3
+"""Memory of all tiles a worker has read and not yet written. One tile alone may take more."""
 
 
 class Worker:
-    """Maps tiles. ``run`` may be called from ``DEPTH`` threads at once."""
+    """Maps tiles. ``run`` may be called from ``MOST_HELD`` threads at once."""
 
-    def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper] = TileMapper.load) -> None:
+    def __init__(
+        self,
+        name: str,
+        setup: Setup,
+        load: Callable[[Setup], TileMapper] = TileMapper.load,
+        *,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
         """Load the model in the thread that will own it.
 
         Raises:
             MapperError: the model or the mosaic cannot be opened.
         """
         self._name = name
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-model", initializer=_pin)
-        self._mapper = self._model_thread.submit(load, setup).result()
+        self._lane = Lane(name, lambda: load(setup))
+        self._mapper = self._lane.mapper
+        self._numbers = itertools.count()
+        self._stages = _Stages(held_bytes)
 
     def facts(self) -> WorkerFacts:
         """What it is and where."""
-        segmenter = self._mapper.segmenter
         return WorkerFacts(
             name=self._name,
-            device=segmenter.device,
-            # A GPU and a CPU round differently: their answers are not mixed in one mosaic.
-            fingerprint=f"{segmenter.fingerprint} on {segmenter.device.partition(':')[0]}",
+            device=self._mapper.segmenter.device,
+            fingerprint=self._mapper.model.fingerprint,
             host=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -65,25 +68,27 @@ class Worker:
     @property
     def holds(self) -> int:
         """How many tasks it wants in hand at present, 1 to ``MOST_HELD``."""
-        return DEPTH
+        return min(self._stages.sizes.holds, MOST_HELD)
 
     def run(self, task: Task) -> Result | MapperError:
         """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever
         goes wrong comes back as a value with its place."""
         try:
             if isinstance(task, LevelTask):
-                return self._mapper.build(task)
-            view = self._mapper.read(task)
-            scores = self._model_thread.submit(self._mapper.segment, task, view).result()
-            return self._mapper.write(task, view, scores)
+                with self._stages.writing():
+                    return self._mapper.build(task)
+            return self._mapped(task)
         except MapperError as error:
             error.where.setdefault("tile", task.name)
             return error
-        except MemoryError as error:
-            return ResourceError(f"memory ran out: {error}", fix="lower grid.shard_px", tile=task.name)
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported here
-                return ResourceError("the GPU's memory ran out", fix="lower compute.batch", tile=task.name)
+            if ran_out_of_memory(error):
+                host = isinstance(error, MemoryError)
+                return ResourceError(
+                    f"memory ran out: {error}" if host else "the GPU's memory ran out",
+                    fix="lower grid.shard_px" if host else "lower compute.batch",
+                    tile=task.name,
+                )
             where = traceback.extract_tb(error.__traceback__)[-1]
             return MapperError(
                 f"a defect in resmap: {type(error).__name__}: {error}",
@@ -94,4 +99,90 @@ class Worker:
 
     def close(self) -> None:
         """Let the model's thread end."""
-        self._model_thread.shutdown(wait=False, cancel_futures=True)
+        self._lane.close()
+
+    def _mapped(self, task: TileTask) -> TileResult:
+        with self._stages.held(self._mapper.held_bytes(task)):
+            with self._stages.reading():
+                view = self._mapper.read(task)
+            with self._stages.on_model():
+                # Numbered once read: what was read first is looked at first, and a slow read holds nobody up.
+                scores = self._mapper.segment(task, view, self._lane.ask(next(self._numbers)))
+            with self._stages.writing():
+                return self._mapper.write(task, view, scores)
+
+
+class _Stages:
+    """How many tiles are at which stage, and how many may be: the sizes follow the queues."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.sizes = Sizes()
+        self._limits = Limits()
+        self._budget_bytes = budget_bytes
+        self._bytes = self._waiting = self._reading = self._ready = self._unwritten = self._writing = 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def held(self, nbytes: int) -> Iterator[None]:
+        """While a tile is in memory."""
+        with self._change:
+            self._change.wait_for(lambda: self._bytes == 0 or self._bytes + nbytes <= self._budget_bytes)
+            self._bytes += nbytes
+        try:
+            yield
+        finally:
+            with self._change:
+                self._bytes -= nbytes
+                self._change.notify_all()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While a tile is read: not more at once than there are readers."""
+        with self._change:
+            self._waiting += 1
+            self._change.wait_for(lambda: self._reading < self.sizes.readers)
+            self._waiting -= 1
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._reading -= 1
+                self._change.notify_all()
+
+    @contextmanager
+    def on_model(self) -> Iterator[None]:
+        """From a tile's being read until all is said of it."""
+        with self._change:
+            self._ready += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._ready -= 1
+                self.sizes = sized(self.sizes, self._queues(), self._limits)
+                self._change.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While a tile is encoded and put."""
+        with self._change:
+            self._unwritten += 1
+            self._change.wait_for(lambda: self._writing < self.sizes.writers)
+            self._unwritten -= 1
+            self._writing += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._writing -= 1
+                self._change.notify_all()
+
+    def _queues(self) -> Queues:
+        return Queues(
+            waiting=self._waiting,
+            reading=self._reading,
+            ready=self._ready,
+            unwritten=self._unwritten,
+            writing=self._writing,
+        )

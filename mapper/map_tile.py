@@ -5,25 +5,23 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
 from mapper.composite import box_around
 from mapper.grid import BLOCK_PX, Grid, Lattice, PixelBox, Tile, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem, Valid, View
+from mapper.look import Ask, Gathered, Model
 from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED, Blend, Stored, needed_windows, to_mask, to_score
 from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.pyramid import LevelResult, LevelTask, build_shard
 from mapper.read import RasterReader, Reader
+from mapper.reuse import Remembered
 from mapper.segmenter import Segmenter
-
-CPU_BATCH, GPU_BATCH = 2, 16
-"""Windows the model is given at once: on a CPU more of them gain nothing and cost memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,16 +125,21 @@ class TileResult:
     """Pixels present, prompt by prompt as in the task."""
 
     windows: int
+    """Looked at for it."""
+
     seam: float | None
     """Share of the pixels where windows meet on which they disagree, before they are blended."""
 
     read_bytes: int
     written_bytes: int
+    reused: int = 0
+    """Windows that a neighbouring tile had the model look at already."""
+
     receipt: bytes | None = None
     """What the driver must commit; None where the engine needs no commit."""
 
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stage → seconds: read, infer, write."""
+    """Stage → seconds: read, infer (the model's own time), blend (on the CPU, beside it), write."""
 
 
 Task: TypeAlias = TileTask | LevelTask
@@ -170,24 +173,37 @@ class TileScores:
     """``(prompt, y, x)`` over the part."""
 
     windows: int
+    reused: int
     seam: float | None
-    seconds: float
+    model_s: float
+    """The model's own time."""
+
+    blend_s: float
+    """Of this thread: cutting windows, blending what was said of them."""
 
 
 class TileMapper:
     """A loaded model, a reader and a mosaic: maps one tile after another.
 
-    The three acts may run in threads of their own, as long as ``segment`` always runs in the same one.
+    The three acts may run in any threads, for many tiles at once; ``model`` always answers in the one that loaded it.
     """
 
-    def __init__(self, setup: Setup, *, segmenter: Segmenter, reader: Reader, mosaic: Mosaic) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        segmenter: Segmenter,
+        reader: Reader,
+        mosaic: Mosaic,
+        remembered: Remembered | None = None,
+    ) -> None:
         self.segmenter = segmenter
         self._setup = setup
         self._reader = reader
         self._mosaic = mosaic
         self._windows = Windows(size_px=segmenter.window_px, overlap_px=setup.overlap_px)
-        self._batch = setup.batch or (CPU_BATCH if segmenter.device == "cpu" else GPU_BATCH)
-        self._texts: dict[tuple[int, ...], Any] = {}
+        self.model = Model(segmenter, setup.prompts, batch=setup.batch)
+        self._remembered = remembered if remembered is not None else Remembered()
 
     @classmethod
     def load(cls, setup: Setup) -> TileMapper:
@@ -219,27 +235,46 @@ class TileMapper:
         inside = asked[part.within(task.tile.core)]
         return TileView(part=part, frame=frame, view=view, asked=inside, seconds=clock.perf_counter() - started)
 
-    def segment(self, task: TileTask, seen: TileView) -> TileScores:
-        """The stored score of what is asked, for each prompt of the task."""
-        started = clock.perf_counter()
+    def held_bytes(self, task: TileTask) -> int:
+        """What a tile takes in memory from its reading to its end, about."""
+        frame = self._windows.frame(task.tile.core)
+        core_px = task.tile.core.height * task.tile.core.width
+        # Read: pixels, valid, source. Made of it: sum and weight of logits, score, mask, source.
+        return frame.height * frame.width * (self._setup.bands + 5) + core_px * (6 * len(task.prompts) + 9)
+
+    def segment(self, task: TileTask, seen: TileView, ask: Ask | None = None) -> TileScores:
+        """The stored score of what is asked, for each prompt of the task.
+
+        Args:
+            task: whose tile it is.
+            seen: what was read for it.
+            ask: how the model is reached; None has it answer here, in this thread.
+
+        Raises:
+            ModelError: the model refuses a sentence.
+            MapperError: what it answered is no number.
+        """
+        begun = clock.perf_counter()
         valid = seen.view.valid[seen.part.within(seen.frame)]
         needed = valid & seen.asked
         blend = Blend(seen.part, self._windows, len(task.prompts), feather=self._setup.blend)
         windows = needed_windows(self._windows.touching(seen.part), seen.part, needed) if needed.any() else []
-        text = self._text(task.prompts) if windows else None
-        for first in range(0, len(windows), self._batch):
-            batch = windows[first : first + self._batch]
-            pixels = np.stack([seen.view.pixels[:, *window.within(seen.frame)] for window in batch])
-            for window, logits in zip(batch, self.segmenter.logits(self._padded(pixels), text), strict=False):
-                blend.add(window, logits)
+        gathered = Gathered(blend, self._remembered, task.prompts, ask or self.model.at_once)
+        for first in range(0, len(windows), self.model.batch):
+            some = windows[first : first + self.model.batch]
+            gathered.look_at(some, [seen.view.pixels[:, *window.within(seen.frame)] for window in some], task.tile.core)
+            gathered.blend_all_but(self.model.batch)  # so many more are with the model while these are blended
+        gathered.blend_all_but(0)
         score = to_score(blend.logits(needed), valid=valid, asked=seen.asked)
-        return TileScores(score=score, windows=len(windows), seam=blend.seam, seconds=clock.perf_counter() - started)
-
-    def _padded(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The batch, filled up with black windows where it runs on a GPU: there the kernel chosen, and with it the
-        last bit, depends on the batch's shape. On a CPU it does not (measured), and black windows cost time."""
-        missing = 0 if self.segmenter.device == "cpu" else self._batch - len(pixels)
-        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
+        spent = clock.perf_counter() - begun - gathered.asked_s
+        return TileScores(
+            score=score,
+            windows=len(windows),
+            reused=gathered.reused,
+            seam=blend.seam,
+            model_s=gathered.model_s,
+            blend_s=spent,
+        )
 
     def write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
         """Put the tile's shards and say what was put."""
@@ -267,18 +302,18 @@ class TileMapper:
             seen_px=observed_px,
             present_px=tuple(int((layer == PRESENT).sum()) for layer in mask),
             windows=scores.windows,
+            reused=scores.reused,
             seam=scores.seam,
             read_bytes=seen.view.pixels.nbytes,
             written_bytes=written.nbytes,
-            seconds={"read": seen.seconds, "infer": scores.seconds, "write": clock.perf_counter() - started},
+            seconds={
+                "read": seen.seconds,
+                "infer": scores.model_s,
+                "blend": scores.blend_s,
+                "write": clock.perf_counter() - started,
+            },
             receipt=written.receipt,
         )
-
-    def _text(self, prompts: tuple[int, ...]) -> Any:
-        """The encoding of these prompts: made at the first tile that asks, then kept for the run."""
-        if prompts not in self._texts:
-            self._texts[prompts] = self.segmenter.encode_text([self._setup.prompts[p].expression for p in prompts])
-        return self._texts[prompts]
 
 
 def asked_pixels(area: BaseGeometry | None, task: TileTask) -> Valid:

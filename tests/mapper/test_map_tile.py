@@ -25,6 +25,7 @@ from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED, to_mask
 from mapper.mosaic import Mosaic, checksum, source_checksum
 from mapper.prompts import Prompt
 from mapper.read import RasterReader
+from mapper.reuse import Remembered
 from mapper.segmenter import Logits
 from tests.mapper.rasters import NEPAL, UTM45, item_of, placed, smooth_pixels, write_raster
 
@@ -77,6 +78,7 @@ class World:
         batch: int | None = None,
         segmenter: Any = None,
         blend: bool = True,
+        remembered: int | None = None,
     ) -> None:
         self.grid = Grid(lattice=UTM45, box=box.snapped(shard_px), shard_px=shard_px, chunk_px=32)
         times = (datetime(2020, 5, 1, tzinfo=UTC),)
@@ -91,6 +93,7 @@ class World:
             segmenter=segmenter or models.load("colour"),
             reader=RasterReader(bands=3),
             mosaic=self.mosaic,
+            remembered=None if remembered is None else Remembered(remembered),
         )
         self.items = items
 
@@ -149,6 +152,18 @@ def test_shard_and_batch_size_do_not_change_a_bit(
     for one, other in zip(found, expected, strict=True):
         here, there = NEPAL.within(world.grid.box), NEPAL.within(grid.box)
         assert one[..., *here].tobytes() == other[..., *there].tobytes()
+
+
+def test_what_neighbouring_tiles_share_is_looked_at_once_and_no_bit_changes(
+    tmp_path: Path, scenes: tuple[PlacedItem, ...]
+) -> None:
+    kept = World(tmp_path / "kept", scenes, area=slanted(NEPAL), segmenter=(once := Counting()))
+    alone = World(tmp_path / "alone", scenes, area=slanted(NEPAL), segmenter=(often := Counting()), remembered=0)
+    results = [kept.mapper.map_tile(kept.task(tile.row, tile.column)) for tile in kept.grid.tiles()]
+    assert [layer.tobytes() for layer in kept.stored()] == [layer.tobytes() for layer in alone.mapped()]
+    assert sum(once.batches) < 0.6 * sum(often.batches)  # windows of 96 px on shards of 128: most are shared
+    assert sum(result.windows - result.reused for result in results) == sum(once.batches)
+    assert sum(result.windows for result in results) == sum(often.batches)
 
 
 def test_a_smaller_area_gives_the_same_pixels(tmp_path: Path, scenes: tuple[PlacedItem, ...], reference: Any) -> None:
@@ -252,7 +267,7 @@ def test_a_tile_mapped_twice_leaves_the_same_mosaic(one_tile: tuple[World, TileT
     before = {path: path.read_bytes() for path in Path(world.mosaic.url).rglob("*") if path.is_file()}
     again = world.mapper.map_tile(task)
     assert {path: path.read_bytes() for path in Path(world.mosaic.url).rglob("*") if path.is_file()} == before
-    assert replace(again, seconds={}) == replace(result, seconds={})
+    assert replace(again, seconds={}, reused=0) == replace(result, seconds={})
 
 
 def test_the_checksums_told_are_those_of_what_is_stored(one_tile: tuple[World, TileTask, TileResult]) -> None:
