@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapper.grid import PixelBox
 from mapper.imagery import Pixels
 from mapper.masks import Blend
 from mapper.prompts import Prompt
 from mapper.reuse import Answer, Remembered, key_of
-from mapper.segmenter import Logits, Segmenter
+from mapper.segmenter import Beginning, Logits, Segmenter
 
 CPU_BATCH, GPU_BATCH = 2, 16
 """Windows the model is given at once: on a CPU more of them gain nothing and cost memory."""
@@ -69,11 +70,23 @@ class Model:
         if self.launch == 1:
             return list(self._segmenter.logits(np.stack(pixels), text))
         answers: list[Logits] = []
+        under_way: deque[Callable[[], Logits]] = deque()
         for first in range(0, len(pixels), self.launch):
             some = pixels[first : first + self.launch]
             full = [*some, *[np.zeros_like(some[0])] * (self.launch - len(some))]
-            answers += list(self._segmenter.logits(np.stack(full), text))[: len(some)]
-        return answers
+            under_way.append(self._begun(np.stack(full), text))
+            if len(under_way) > 1:  # one call is being worked on while the next is prepared
+                answers += list(under_way.popleft()())
+        while under_way:
+            answers += list(under_way.popleft()())
+        return answers[: len(pixels)]
+
+    def _begun(self, pixels: NDArray[np.uint8], text: Any) -> Callable[[], Logits]:
+        """A call of the model, begun if it can be: ``begin`` is what a segmenter may offer beside ``logits``."""
+        if isinstance(self._segmenter, Beginning):
+            return self._segmenter.begin(pixels, text)
+        logits = self._segmenter.logits(pixels, text)
+        return lambda: logits
 
     def at_once(self, pixels: Sequence[Pixels], prompts: tuple[int, ...]) -> Sequence[Future[Answer]]:
         """``Ask`` in this thread."""

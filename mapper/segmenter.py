@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +61,11 @@ class Segmenter(Protocol):
         Returns:
             float32 ``(window, prompt, y, x)``. A window's logits do not depend on its companions in the batch.
         """
+
+
+@runtime_checkable
+class Beginning(Protocol):
+    """What a segmenter on a GPU may offer beside ``logits``: the CPU then prepares one call while another runs."""
+
+    def begin(self, pixels: NDArray[np.uint8], text: Text) -> Callable[[], Logits]:
+        """Start on windows; what comes back waits for their logits. Arguments, answer and errors as of ``logits``."""

@@ -21,8 +21,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mapper.errors import ModelError
 from mapper.models.card import Card
+from mapper.models.launched import launched
 from mapper.segmenter import Logits, Precision
 
 WEIGHTS = Path(__file__).parent / "weights" / "pocket.safetensors"
@@ -119,23 +121,27 @@ class Pocket:
         Raises:
             ModelError: the pixels have another shape or dtype.
         """
-        _check_pixels(pixels)
-        if self.device == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
-            answers = [self._answer(pixels[n : n + 1], text) for n in range(len(pixels))]
-            return np.concatenate(answers) if answers else np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return self._answer(pixels, text)
+        return self.begin(pixels, text)()
 
-    def _answer(self, pixels: NDArray[np.uint8], text: Sentences) -> Logits:
-        n, _, height, width = pixels.shape
-        out = np.empty((n, len(text.bias), height, width), np.float32)
-        with torch.inference_mode():
-            seen = self._pixels.seen(standardised(torch.from_numpy(pixels).to(self.device), self._dtype))
-            coarse, fine = (layer.float().permute(0, 2, 3, 1) for layer in seen)  # channels last
-            for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
-                # One sentence at a time, so that another one in the job does not change this one's last bit.
-                evidence = self._evidence(coarse, fine, weight.to(self.device), bias.to(self.device))
-                out[:, prompt] = upsampled(evidence)[:, 0].cpu().numpy()
+    def begin(self, pixels: NDArray[np.uint8], text: Sentences) -> Callable[[], Logits]:
+        """Start on windows; what it gives waits for the ``logits`` of them. Arguments and errors as there."""
+        _check_pixels(pixels)
+        answer = partial(self._answer, text)
+        if self.device == "cpu":  # one window at a time: the convolution chosen must not depend on the batch
+            empty = np.zeros((0, len(text.bias), *pixels.shape[2:]), np.float32)
+            answers = [launched(answer, pixels[n : n + 1], self.device)() for n in range(len(pixels))]
+            return lambda: np.concatenate(answers) if answers else empty
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return launched(answer, pixels, self.device)
+
+    def _answer(self, text: Sentences, pixels: Tensor) -> Tensor:
+        seen = self._pixels.seen(standardised(pixels, self._dtype))
+        coarse, fine = (layer.float().permute(0, 2, 3, 1) for layer in seen)  # channels last
+        out = pixels.new_empty((len(pixels), len(text.bias), *pixels.shape[2:]), dtype=torch.float32)
+        for prompt, (weight, bias) in enumerate(zip(text.weight, text.bias, strict=True)):
+            # One sentence at a time, so that another one in the job does not change this one's last bit.
+            evidence = self._evidence(coarse, fine, weight.to(self.device), bias.to(self.device))
+            out[:, prompt] = upsampled(evidence)[:, 0]
         return out
 
     def _evidence(self, coarse: Tensor, fine: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ round: with them in bfloat16 too it was 0.984. They stay in float32, on a GPU in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mapper.errors import ModelError
 from mapper.models.card import Card
+from mapper.models.launched import launched
 from mapper.models.weights import fit, read_weights, token_ids
 from mapper.segmenter import Logits, Precision
 
@@ -190,16 +192,26 @@ class RemoteSam:
         Raises:
             ModelError: the pixels have another shape or dtype.
         """
+        return self.begin(pixels, text)()
+
+    def begin(self, pixels: NDArray[np.uint8], text: Sentences) -> Callable[[], Logits]:
+        """Start on windows; what it gives waits for the ``logits`` of them. Arguments and errors as there."""
         self._check(pixels)
-        out = np.empty((len(pixels), len(text.mask), self.window_px, self.window_px), np.float32)
-        at_once = 1 if self._one_by_one else max(1, len(pixels))
-        with torch.inference_mode(), _reproducible(tf32=self._tf32):
-            for start in range(0, len(pixels), at_once):
-                batch = np.s_[start : start + at_once]
-                seen = self._net.see(standardised(torch.tensor(pixels[batch], device=self.device)))
-                for at, (words, mask) in enumerate(zip(text.words, text.mask, strict=True)):
-                    evidence = self._net.answer(seen, words.expand(at_once, -1, -1), mask.expand(at_once, -1))
-                    out[batch, at] = evidence.cpu().numpy()
+        answer = partial(self._answer, text)
+        with _reproducible(tf32=self._tf32):
+            if not self._one_by_one and len(pixels):
+                return launched(answer, pixels, self.device)
+            out = np.empty((len(pixels), len(text.mask), self.window_px, self.window_px), np.float32)
+            for at in range(len(pixels)):
+                out[at : at + 1] = launched(answer, pixels[at : at + 1], self.device)()
+            return lambda: out
+
+    def _answer(self, text: Sentences, pixels: Tensor) -> Tensor:
+        """float32 ``(window, prompt, y, x)`` of uint8 ``(window, 3, y, x)`` on the device."""
+        seen = self._net.see(standardised(pixels))
+        out = pixels.new_empty((len(pixels), len(text.mask), *pixels.shape[2:]), dtype=torch.float32)
+        for at, (words, mask) in enumerate(zip(text.words, text.mask, strict=True)):
+            out[:, at] = self._net.answer(seen, words.expand(len(pixels), -1, -1), mask.expand(len(pixels), -1))
         return out
 
     def compile(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
@@ -26,6 +27,7 @@ from transformers.models.siglip.configuration_siglip import SiglipTextConfig, Si
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipMultiheadAttentionPoolingHead
 
 from mapper.errors import ModelError
+from mapper.models.launched import launched
 from mapper.models.weights import Weights, read_weights
 from mapper.segmenter import Logits, Precision
 
@@ -269,27 +271,34 @@ class Twin:
         Raises:
             ModelError: the pixels have another shape or dtype.
         """
+        return self.begin(pixels, text)()
+
+    def begin(self, pixels: NDArray[np.uint8], text: Sentences) -> Callable[[], Logits]:
+        """Start on windows; what it gives waits for the ``logits`` of them. Arguments and errors as there."""
         self._check_pixels(pixels)
-        windows, prompts = len(pixels), len(text.features)
-        out = np.empty((windows, prompts, self.window_px, self.window_px), np.float32)
+        out = np.empty((len(pixels), len(text.features), self.window_px, self.window_px), np.float32)
         if out.size == 0:
-            return out
-        # On a CPU one by one: which kernel is chosen, and so the last bit, must not depend on the company.
-        alone = self.device == "cpu"
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
-            for batch in np.split(np.arange(windows), windows if alone else 1):
-                image = self._net.image(torch.from_numpy(pixels[batch]).to(self.device).float() / 255)
-                pairs = [(window, prompt) for window in range(len(batch)) for prompt in range(prompts)]
-                at_once = 1 if alone else PAIRS_AT_ONCE
-                for some in (pairs[start : start + at_once] for start in range(0, len(pairs), at_once)):
-                    full = [*some, *[some[-1]] * (at_once - len(some))]  # one shape, so that one kernel answers all
-                    answer = self._net.answer(*_paired(image, text.features, full))
-                    at_window = resized(answer, self.window_px, None)[:, 0].cpu().numpy()
-                    for (window, prompt), logits in zip(some, at_window, strict=False):
-                        out[batch[window], prompt] = logits
+            return lambda: out
+        answer = partial(self._answer, text)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            if self.device != "cpu":
+                return launched(answer, pixels, self.device)
+            # One by one: which kernel is chosen, and so the last bit, must not depend on the company.
+            for at in range(len(pixels)):
+                out[at : at + 1] = launched(answer, pixels[at : at + 1], self.device)()
+            return lambda: out
+
+    def _answer(self, text: Sentences, pixels: Tensor) -> Tensor:
+        """float32 ``(window, prompt, y, x)`` of uint8 ``(window, 3, y, x)`` on the device."""
+        image = self._net.image(pixels.float() / 255)
+        out = pixels.new_empty((len(pixels), len(text.features), *pixels.shape[2:]), dtype=torch.float32)
+        pairs = [(window, prompt) for window in range(len(pixels)) for prompt in range(len(text.features))]
+        at_once = 1 if self.device == "cpu" else PAIRS_AT_ONCE
+        for some in (pairs[start : start + at_once] for start in range(0, len(pairs), at_once)):
+            full = [*some, *[some[-1]] * (at_once - len(some))]  # one shape, so that one kernel answers all
+            at_window = resized(self._net.answer(*_paired(image, text.features, full)), self.window_px, None)[:, 0]
+            for (window, prompt), logits in zip(some, at_window, strict=False):
+                out[window, prompt] = logits
         return out
 
     def compile(self) -> None:

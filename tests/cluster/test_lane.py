@@ -51,6 +51,25 @@ class Scripted:
         return np.broadcast_to(pixels[:, :1].astype(np.float32), (len(pixels), len(text), 4, 4)).copy()
 
 
+class Begins(Scripted):
+    """Answers a call later than it was begun, as a GPU does."""
+
+    def __init__(self) -> None:
+        super().__init__(device="cuda:0")
+        self.go.set()
+        self.story: list[str] = []
+
+    def begin(self, pixels: NDArray[np.uint8], text: Any) -> Callable[[], Logits]:
+        number = len([one for one in self.story if one.startswith("begun")])
+        self.story.append(f"begun {number}")
+
+        def fetched() -> Logits:
+            self.story.append(f"fetched {number}")
+            return self.logits(pixels, text)
+
+        return fetched
+
+
 class Loaded:
     """As much of a tile mapper as a lane needs."""
 
@@ -117,6 +136,14 @@ def test_on_a_gpu_the_shape_of_a_call_outlives_an_error_of_memory(lane_of: Calla
     for one in lane.ask(0)([window(value + 1) for value in range(19)], (0,)):
         one.result(20)
     assert {len(batch) for batch in net.batches} == {8}  # filled up with black
+
+
+def test_a_call_is_begun_before_the_last_one_is_fetched_where_a_model_can() -> None:
+    net = Begins()
+    model = Model(net, PROMPTS, batch=24)
+    answers = model.logits([window(value) for value in range(19)], (0,))
+    assert net.story == ["begun 0", "begun 1", "fetched 0", "begun 2", "fetched 1", "fetched 2"]
+    assert [int(one.max()) for one in answers] == list(range(19))
 
 
 def test_when_the_least_does_not_fit_who_asked_is_told_and_the_others_go_on(lane_of: Callable[..., Lane]) -> None:
