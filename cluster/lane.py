@@ -105,6 +105,8 @@ class Lane:
             taken = [heappop(self._waiting)]
             while self._waiting and len(taken) < self._batch.size and self._waiting[0].prompts == taken[0].prompts:
                 taken.append(heappop(self._waiting))
+            while len(taken) > self._batch.least and len(taken) % self._batch.least:
+                heappush(self._waiting, taken.pop())  # rather with the next ones than filled up with black
             return taken
 
     def _answer(self, asked: list[_Asked]) -> None:

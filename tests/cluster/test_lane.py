@@ -138,6 +138,17 @@ def test_on_a_gpu_the_shape_of_a_call_outlives_an_error_of_memory(lane_of: Calla
     assert {len(batch) for batch in net.batches} == {8}  # filled up with black
 
 
+def test_a_call_on_a_gpu_is_filled_up_only_where_nothing_else_waits(lane_of: Callable[..., Lane]) -> None:
+    net = Scripted(device="cuda:0")
+    lane = lane_of(net, batch=16)
+    lane.ask(0)([window(1)], (0,))
+    assert net.began.wait(20)
+    answers = lane.ask(1)([window(value) for value in range(100, 119)], (0,))
+    net.go.set()
+    assert [int(one.result(20).logits.max()) for one in answers] == list(range(100, 119))
+    assert [sum(value > 0 for value in batch) for batch in net.batches] == [1, 8, 8, 3]
+
+
 def test_a_call_is_begun_before_the_last_one_is_fetched_where_a_model_can() -> None:
     net = Begins()
     model = Model(net, PROMPTS, batch=24)
