@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import stac_geoparquet.arrow
+import shapely
+from shapely.errors import ShapelyError
 
 from catalogs.fetch import Fetch, links_of, parse_json
 from catalogs.hrefs import check_href, is_remote, resolve_href, unsigned
+from catalogs.items import assets_wanted
 from mapper.errors import AssetError, CatalogError, ReadError, SpecError
 
 MOST_DOCUMENTS = 500_000
 MOST_LEVELS = 30
 _READERS = 8
 PARQUET = b"PAR1"
+ROWS_AT_ONCE = 8192
+
+_TOP_LEVEL = frozenset(
+    ("type", "stac_version", "stac_extensions", "id", "bbox", "geometry", "collection", "links", "assets")
+)
+"""Columns of a table that are no properties of the item."""
+
+_SCALARS = frozenset((str, int, float, bool))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,31 +77,102 @@ def walk(doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch
     raise CatalogError(f"the catalog is more than {MOST_LEVELS} levels deep", catalog=unsigned(place))
 
 
-def table_items(content: bytes, place: str, *, wanted: Iterable[str] = ()) -> Holding:
+def table_items(content: bytes, place: str, *, wanted: Iterable[str] = (), bands: Sequence[str] = ()) -> Holding:
     """The items of a stac-geoparquet table, hrefs absolute.
+
+    Args:
+        content: the file.
+        place: where it was read.
+        wanted: collections; none: all.
+        bands: references of the bands that will be read. Other assets are left in the file where these are assets of
+            every item; none: all assets are taken.
 
     Raises:
         CatalogError: it is no such table.
     """
     try:
-        table = pq.read_table(io.BytesIO(content))
-        missing = {"id", "geometry", "assets"} - set(table.schema.names)
+        file = pq.ParquetFile(io.BytesIO(content))
+        missing = {"id", "geometry", "assets"} - set(file.schema_arrow.names)
         if missing:
             raise CatalogError(
                 f"the table is not stac-geoparquet: it has no column {', '.join(sorted(missing))}",
                 catalog=unsigned(place),
             )
-        names = set(table["collection"].unique().to_pylist()) if "collection" in table.schema.names else set()
+        names: set[Any] = set()
+        if "collection" in file.schema_arrow.names:
+            names = set(pc.unique(file.read(columns=["collection"])["collection"]).to_pylist())
+        table = _read_table(file, {str(name) for name in names if name}, bands)
         only = [name for name in wanted if name in names]
         if only:
-            table = table.filter(pa.compute.is_in(table["collection"], pa.array(only)))
-        docs = [without_nulls(doc) for doc in stac_geoparquet.arrow.stac_table_to_items(table)]
-    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            table = table.filter(pc.is_in(table["collection"], pa.array(only)))
+        items = [
+            absolute(doc, place, from_self=True) for doc in table_documents(table, links="self" if bands else None)
+        ]
+    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, OSError, ShapelyError) as error:
         raise CatalogError(
             f"the table cannot be read as stac-geoparquet: {str(error)[:200]}", catalog=unsigned(place)
         ) from error
-    items = [absolute(doc, place, from_self=True) for doc in docs]
     return Holding(items=items, collections={str(name) for name in names if name})
+
+
+def _read_table(file: pq.ParquetFile, collections: Iterable[str], bands: Sequence[str]) -> pa.Table:
+    """The rows of a table, with the assets that these bands may mean."""
+    schema = file.schema_arrow
+    keys = [field.name for field in schema.field("assets").type]
+    kept = assets_wanted(keys, bands, collections)
+    if kept is None or len(kept) == len(keys):
+        return file.read()
+    columns = [name for name in schema.names if name != "assets"]
+    table = file.read(columns=[*columns, *(f"assets.{key}" for key in keys if key in kept)])
+    hrefs = [pc.struct_field(table["assets"], [band, "href"]) for band in dict.fromkeys(bands)]
+    # An item that lacks the asset may have a band of that name in another one.
+    return file.read() if any(href.null_count for href in hrefs) else table
+
+
+def table_documents(table: pa.Table, *, links: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a stac-geoparquet table as STAC items, without the nulls of columns that a row has nothing in.
+
+    Args:
+        table: of items.
+        links: the only relation whose links are wanted; None: all.
+    """
+    names = table.schema.names
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        columns = [_json_values(name, column, links) for name, column in zip(names, batch.columns, strict=True)]
+        for row in zip(*columns, strict=True):
+            doc: dict[str, Any] = {"properties": {}}
+            for name, value in zip(names, row, strict=True):
+                if value is not None:
+                    (doc if name in _TOP_LEVEL else doc["properties"])[name] = value
+            yield doc
+
+
+def _json_values(name: str, column: pa.Array, links: str | None) -> list[Any]:
+    """A column as JSON, None where a row has nothing."""
+    if name.rpartition(":")[2] == "geometry":
+        written = shapely.to_geojson(shapely.from_wkb(column.to_numpy(zero_copy_only=False)))
+        return [None if text is None else json.loads(text) for text in written.tolist()]
+    if pa.types.is_timestamp(column.type):
+        in_utc = column.cast(pa.timestamp(column.type.unit, tz="UTC"))
+        return pc.strftime(in_utc, format="%Y-%m-%dT%H:%M:%SZ").to_pylist()  # type: ignore[no-any-return]
+    values = column.to_pylist()
+    if name == "bbox":
+        return [None if box is None else list(box.values()) if isinstance(box, dict) else box for box in values]
+    if name == "links" and links is not None:
+        values = [[link for link in row or () if link.get("rel") == links] for row in values]
+    return values if not pa.types.is_nested(column.type) else [_plain(value) for value in values]
+
+
+def _plain(node: Any) -> Any:
+    """What Arrow gave, as JSON without nulls."""
+    if isinstance(node, dict):
+        held = ((key, value) for key, value in node.items() if value is not None)
+        return {key: value if type(value) in _SCALARS else _plain(value) for key, value in held}
+    if isinstance(node, list):
+        return node if all(type(value) in _SCALARS for value in node) else [_plain(value) for value in node]
+    if isinstance(node, bytes):
+        return json.loads(shapely.to_geojson(shapely.from_wkb(node)))
+    return node.isoformat().replace("+00:00", "Z") if isinstance(node, date) else node
 
 
 def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import time
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -24,9 +26,15 @@ from mapper.errors import AssetError, CatalogError, ReadError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _BUCKET = re.compile(r"^[a-z0-9$][a-z0-9._-]{1,62}$")
+_PLAIN_URL = re.compile(r"(https?)://((?:[a-z0-9-]+\.)+[a-z0-9-]+)/[A-Za-z0-9_./~%:=+,-]*")
+"""What comes out of the full check as it went in, but for its host."""
+
 _STORES = ("s3", "gs", "az")
 _LONGEST = 4096
 """Characters of an href; a signed one has some 1,500."""
+
+_REMEMBERED_S = 60
+"""How long it is remembered how near a host is."""
 
 _SIGNATURES = {"awsaccesskeyid", "signature", "expires", "policy", "key-pair-id", "googleaccessid", "sig"}
 _SIGNATURES |= {"token", "access_token", "api_key", "apikey", "key"}
@@ -49,6 +57,10 @@ def check_href(href: str, *, catalog: str, allow_hosts: Collection[str] = (), re
         AssetError: the href may not be opened.
         ReadError: its host cannot be looked up now.
     """
+    plain = _PLAIN_URL.fullmatch(href)
+    if plain and len(href) <= _LONGEST and not href.lower().endswith(".vrt"):  # a million of them take seconds so
+        _judge_host(plain[2], plain[1], href, catalog=catalog, allow_hosts=allow_hosts, resolve=resolve)
+        return href
     _refuse_odd_characters(href)
     scheme = scheme_of(href)
     if scheme in ("", "file"):
@@ -137,15 +149,7 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
     if parts.path.lower().endswith(".vrt"):
         raise _refused("a virtual file can name any other", href)
     host = host.rstrip(".")
-    if host not in {allowed.lower() for allowed in allow_hosts}:
-        found = nearness_of_host(host, scheme=parts.scheme.lower(), resolve=resolve)
-        near = min(_nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
-        if found > near:
-            raise _refused(
-                f"a {near.said} catalog names a {found.said} address",
-                href,
-                fix=f"if {host} is meant to be read, add it to the hosts that are allowed",
-            )
+    _judge_host(host, parts.scheme.lower(), href, catalog=catalog, allow_hosts=allow_hosts, resolve=resolve)
     name = f"[{host}]" if ":" in host else host
     return urlunsplit(
         (
@@ -156,6 +160,27 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
             "",
         )
     )
+
+
+def _judge_host(
+    host: str, scheme: str, href: str, *, catalog: str, allow_hosts: Collection[str], resolve: bool
+) -> None:
+    if allow_hosts and host in {allowed.lower() for allowed in allow_hosts}:
+        return
+    found, near = _nearness(host, scheme, catalog, resolve, int(time.monotonic() // _REMEMBERED_S))
+    if found > near:
+        raise _refused(
+            f"a {near.said} catalog names a {found.said} address",
+            href,
+            fix=f"if {host} is meant to be read, add it to the hosts that are allowed",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _nearness(host: str, scheme: str, catalog: str, resolve: bool, when: int) -> tuple[Nearness, Nearness]:
+    """How near a host is, and how near it may be; ``when`` only lets the cache forget."""
+    found = nearness_of_host(host, scheme=scheme, resolve=resolve)
+    return found, min(_nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
 
 
 def _nearness_of_catalog(catalog: str) -> Nearness:

@@ -13,10 +13,12 @@ before what the item states.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -33,6 +35,10 @@ from mapper.errors import CatalogError, SpecError
 from mapper.imagery import Asset, Band, CloudMask, Item, Placement
 
 Json: TypeAlias = Mapping[str, Any]
+Judge: TypeAlias = Callable[[str], str]
+
+_MAPPING, _SEQUENCE = (dict, Mapping), (list, tuple, Sequence)
+"""What JSON is read as goes first: that something is a dict is known ten times sooner than that it is like one."""
 
 _CODE = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*:[A-Za-z0-9_.-]+$")
 
@@ -40,13 +46,14 @@ _NOT_IMAGERY = frozenset(("thumbnail", "overview", "metadata", "visual", "tiles"
 """Roles of assets that a band's name does not mean, where another asset has a band of that name."""
 
 
-def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0) -> Item:
+def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0, judge: Judge | None = None) -> Item:
     """The item, with the bands asked for, in their order.
 
     Args:
         doc: STAC item, asset hrefs absolute.
         bands: references as above.
         index: its row in the run's item table.
+        judge: gives the href that may be opened in place of one that was found, or raises; None takes all as they are.
 
     Raises:
         SpecError: it has no such band; the message says which it has.
@@ -62,11 +69,60 @@ def item_from_stac(doc: Json, *, bands: Sequence[str], index: int = 0) -> Item:
         collection=collection,
         datetime=date_of(doc),
         footprint=footprint_of(doc),
-        bands=tuple(_band(doc, reference) for reference in bands),
-        cloud=_cloud(doc, collection),
+        bands=tuple(_band(doc, reference, judge) for reference in bands),
+        cloud=_cloud(doc, collection, judge),
         cloud_cover=_number(properties.get("eo:cloud_cover")),
         index=index,
     )
+
+
+def items_from_stac(docs: Iterable[Json], *, bands: Sequence[str], judge: Judge | None = None) -> list[Item]:
+    """The items of many documents, ``index`` the position here. Arguments and errors as for one."""
+    with many_values():
+        return [item_from_stac(doc, bands=bands, index=index, judge=judge) for index, doc in enumerate(docs)]
+
+
+@contextlib.contextmanager
+def many_values() -> Iterator[None]:
+    """While millions of values are made that all stay, the search for forgotten ones is put off.
+
+    It looks at each of them again and again, finds nothing, and takes half the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def assets_wanted(keys: Collection[str], bands: Sequence[str], collections: Iterable[str]) -> frozenset[str] | None:
+    """The assets by which an item with these keys is read; None where any of them may be asked.
+
+    Args:
+        keys: of the item's assets.
+        bands: references as above; none: any.
+        collections: it may be of.
+    """
+    if not bands or not all(band in keys for band in bands):
+        return None
+    clouds = (facts.cloud_assets for facts in map(facts_for, collections) if facts)
+    return frozenset(bands).union(*clouds)
+
+
+def lean(doc: dict[str, Any], bands: Sequence[str]) -> dict[str, Any]:
+    """The item with the assets it is read by, and no link but that to itself: an eighth of most.
+
+    Whatever it is, the same bands of it make the same ``Item``, or the same error.
+    """
+    assets = _mapping(doc.get("assets"))
+    files = [key for key, asset in assets.items() if _is_file(asset)]
+    kept = assets_wanted(files, bands, [str(doc.get("collection") or "")])
+    if kept is None:
+        return doc
+    links = [link for link in _list(doc.get("links")) if _mapping(link).get("rel") == "self"]
+    return {**doc, "assets": {key: asset for key, asset in assets.items() if key in kept}, "links": links}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +154,10 @@ class _Found:
         return picture, many, _number(self.facts.get("gsd") or self.asset.get("gsd")) or math.inf
 
 
-def _band(doc: Json, reference: str) -> Band:
-    assets = {str(key): asset for key, asset in _mapping(doc.get("assets")).items() if _is_file(asset)}
+def _band(doc: Json, reference: str, judge: Judge | None) -> Band:
+    assets = _mapping(doc.get("assets"))
+    if not _is_file(assets.get(reference)):  # the plain case needs no look at the other assets
+        assets = {str(key): asset for key, asset in assets.items() if _is_file(asset)}
     found = _by_asset(assets, reference) or _by_name(assets, reference, doc)
     if found is None:
         known = [*assets, *(name for band in _all(assets) for name in (band.common_name, band.name) if name)]
@@ -119,7 +177,7 @@ def _band(doc: Json, reference: str) -> Band:
     dtype = _first(levels, "data_type")
     known_facts = facts_for(collection)
     return Band(
-        asset=_asset(found.key, found.asset, properties),
+        asset=_asset(found.key, found.asset, properties, judge),
         index=found.number,
         name=reference,
         dtype=str(dtype) if dtype else None,
@@ -206,17 +264,28 @@ def _described(asset: Json) -> list[Json]:
     ]
 
 
-def _asset(key: str, asset: Json, properties: Json) -> Asset:
-    return Asset(key=key, href=unsigned(str(asset["href"])), placement=_placement(asset, properties))
+def _asset(key: str, asset: Json, properties: Json, judge: Judge | None) -> Asset:
+    href = unsigned(str(asset["href"]))
+    return Asset(key=key, href=judge(href) if judge else href, placement=_placement(asset, properties))
 
 
 def _placement(asset: Json, properties: Json) -> Placement | None:
-    crs = _crs(asset) or _crs(properties)
     for level in (asset, properties):
-        if level.get("proj:shape") or level.get("proj:transform"):
-            size, transform = _shape(level), _transform(level)
-            return Placement(crs=crs, transform=transform, shape=size) if crs and size and transform else None
+        shape, transform = level.get("proj:shape"), level.get("proj:transform")
+        if shape or transform:
+            crs = _crs(asset) or _crs(properties)
+            try:
+                return _placed(crs, tuple(_list(shape)), tuple(_list(transform)))
+            except TypeError:  # lists in lists are no numbers
+                return None
     return None
+
+
+@lru_cache(maxsize=65_536)
+def _placed(crs: str | None, shape: tuple[object, ...], transform: tuple[object, ...]) -> Placement | None:
+    """One value for all scenes of one place."""
+    size, affine = _shape(shape), _transform(transform)
+    return Placement(crs=crs, transform=affine, shape=size) if crs and size and affine else None
 
 
 def _crs(level: Json) -> str | None:
@@ -242,35 +311,37 @@ def _crs_described(text: str) -> str | None:
     return ":".join(authority) if authority else str(crs.to_wkt())
 
 
-def _shape(level: Json) -> tuple[int, int] | None:
-    size = _list(level.get("proj:shape"))
-    if len(size) != 2 or not all(isinstance(side, int | float) and side > 0 for side in size):
-        return None
-    return int(size[0]), int(size[1])
+def _shape(size: Sequence[object]) -> tuple[int, int] | None:
+    sides = [int(side) for side in size if isinstance(side, int | float) and side > 0]
+    return (sides[0], sides[1]) if len(sides) == len(size) == 2 else None
 
 
-def _transform(level: Json) -> Affine | None:
-    values = [_number(value) for value in _list(level.get("proj:transform"))]
+def _transform(written: Sequence[object]) -> Affine | None:
+    values = [_number(value) for value in written]
     if len(values) not in (6, 9) or any(value is None or not math.isfinite(value) for value in values):
         return None
     transform = Affine(*(float(value) for value in values[:6] if value is not None))
     return None if transform.is_degenerate else transform
 
 
-def _cloud(doc: Json, collection: str) -> CloudMask | None:
+def _cloud(doc: Json, collection: str, judge: Judge | None) -> CloudMask | None:
     facts = facts_for(collection)
     if facts is None:
         return None
     assets = _mapping(doc.get("assets"))
     for key in facts.cloud_assets:
         if _is_file(assets.get(key)):
-            asset = _asset(key, assets[key], properties_of(doc))
+            asset = _asset(key, assets[key], properties_of(doc), judge)
             return CloudMask(band=Band(asset=asset, name=key), values=facts.cloud_values, bits=facts.cloud_bits)
     return None
 
 
 def _first(levels: Iterable[Json], name: str) -> object:
-    return next((level[name] for level in levels if level.get(name) is not None), None)
+    for level in levels:
+        value = level.get(name)
+        if value is not None:
+            return value
+    return None
 
 
 def _number(value: object) -> float | None:
@@ -284,12 +355,12 @@ def _number(value: object) -> float | None:
 
 
 def _is_file(asset: object) -> bool:
-    return isinstance(asset, Mapping) and isinstance(asset.get("href"), str)
+    return isinstance(asset, _MAPPING) and isinstance(asset.get("href"), str)
 
 
 def _mapping(value: object) -> Json:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, _MAPPING) else {}
 
 
 def _list(value: object) -> Sequence[Any]:
-    return value if isinstance(value, Sequence) and not isinstance(value, str) else []
+    return value if isinstance(value, _SEQUENCE) and not isinstance(value, str) else []

@@ -25,6 +25,7 @@ from catalogs.documents import PARQUET, Holding, absolute, parse_lines, table_it
 from catalogs.fetch import Fetch, check_size, links_of, parse_json
 from catalogs.footprints import footprint_of
 from catalogs.hrefs import is_remote, local_path, resolve_href, unsigned
+from catalogs.items import lean, many_values
 from mapper.errors import CatalogError, EmptySearchError, MissingError, SpecError
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Query:
 
     filter: str | None = None
     """CQL2 text."""
+
+    bands: tuple[str, ...] = ()
+    """References of the bands that will be read: items come with the assets that these may mean, and no others.
+    Empty for items as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +95,14 @@ def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
     if is_remote(place) and content[:4] != PARQUET:
         check_size(content, place, fetch.page_limit_bytes)
     if content[:4] == PARQUET:
-        found = _kept(table_items(content, place, wanted=query.collections), wanted, query)
-    elif (docs := parse_lines(content, place)) is not None:
+        with many_values():
+            found = _kept(table_items(content, place, wanted=query.collections, bands=query.bands), wanted, query)
+            return [lean(doc, query.bands) for doc in _ordered(found)]
+    if (docs := parse_lines(content, place)) is not None:
         found = _kept(_holding(docs, place), wanted, query)
     else:
         found = _searched(parse_json(content, place), place, wanted, query, fetch)
-    return _ordered(found)
+    return [lean(doc, query.bands) for doc in _ordered(found)]
 
 
 def _searched(doc: dict[str, Any], place: str, wanted: _Conditions, query: Query, fetch: Fetch) -> list[StacItem]:
@@ -142,7 +149,7 @@ def _answered(api: Api, wanted: _Conditions, query: Query) -> list[StacItem]:
         request |= {"filter": text_or_json, "filter_lang": language}
     docs: list[StacItem] = []
     for doc in api.items(request):
-        docs.append(absolute(doc, api.search_url, from_self=True))
+        docs.append(lean(absolute(doc, api.search_url, from_self=True), query.bands))
         if len(docs) > _MOST_ITEMS:
             raise CatalogError(f"more than {_MOST_ITEMS} items answer", fix="narrow the area or the dates")
     if not docs:

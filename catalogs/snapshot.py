@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,9 +20,10 @@ import stac_geoparquet.arrow
 from shapely.geometry import mapping
 
 from catalogs.conditions import dates_of
-from catalogs.documents import without_nulls
+from catalogs.documents import ROWS_AT_ONCE, table_documents, without_nulls
 from catalogs.footprints import footprint_of
 from catalogs.hrefs import unsigned
+from catalogs.items import many_values
 from mapper.errors import CatalogError
 
 StacItem: TypeAlias = dict[str, Any]
@@ -34,19 +35,22 @@ _UNFIT = (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, Ov
 """What stac-geoparquet raises over items that make no table together."""
 
 
-def freeze(items: Sequence[Mapping[str, Any]]) -> bytes:
+def freeze(items: Sequence[Mapping[str, Any]], *, at_once: int = ROWS_AT_ONCE) -> bytes:
     """The items as one stac-geoparquet file: row *n* is item *n*, hrefs unsigned.
 
     The same items give the same bytes with the same versions of the libraries.
+
+    Args:
+        items: STAC items.
+        at_once: how many are turned into columns at a time: on the way there an item is copied three times.
     """
-    docs = [_unsigned(doc) for doc in items]
-    written = pa.array([json.dumps(doc, separators=(",", ":")) for doc in docs], pa.large_string())
-    if not docs:
-        return _parquet(pa.table({"id": pa.array([], pa.string()), DOCUMENT: written}))
-    try:
-        return _parquet(_table([_whole(doc) for doc in docs]).append_column(DOCUMENT, written))
-    except _UNFIT:
-        return _parquet(_table([_bare(doc) for doc in docs]).append_column(DOCUMENT, written))
+    with many_values():
+        if not items:
+            return _parquet(pa.table({"id": pa.array([], pa.string()), DOCUMENT: pa.array([], pa.large_string())}))
+        try:
+            return _parquet(_table(items, _whole, at_once))
+        except _UNFIT:
+            return _parquet(_table(items, _bare, at_once))
 
 
 def thaw(frozen: bytes) -> list[StacItem]:
@@ -55,12 +59,19 @@ def thaw(frozen: bytes) -> list[StacItem]:
     Raises:
         CatalogError: it is no such file.
     """
+    with many_values():
+        return list(thawed(frozen))
+
+
+def thawed(frozen: bytes) -> Iterator[StacItem]:
+    """The same one by one, so that a quarter of a million of them need never be held at once."""
     try:
         file = pq.ParquetFile(io.BytesIO(frozen))
         if DOCUMENT in file.schema_arrow.names:
-            texts = file.read(columns=[DOCUMENT])[DOCUMENT].to_pylist()
-            return [json.loads(text) for text in texts]
-        return [without_nulls(doc) for doc in stac_geoparquet.arrow.stac_table_to_items(file.read())]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[DOCUMENT]):
+                yield from map(json.loads, batch.column(0).to_pylist())
+        else:
+            yield from table_documents(file.read())
     except (*_UNFIT, OSError) as error:
         raise CatalogError(f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again") from error
 
@@ -77,8 +88,15 @@ def _unsigned(doc: Mapping[str, Any]) -> StacItem:
     return {**doc, "assets": assets, "links": links}
 
 
-def _table(docs: Sequence[StacItem]) -> pa.Table:
-    return stac_geoparquet.arrow.parse_stac_items_to_arrow(docs).read_all()
+def _table(items: Sequence[Mapping[str, Any]], said: Callable[[StacItem], StacItem], at_once: int) -> pa.Table:
+    """The items as columns, and each as it is."""
+    parts = []
+    for first in range(0, len(items), at_once):
+        docs = [_unsigned(doc) for doc in items[first : first + at_once]]
+        written = pa.array([json.dumps(doc, separators=(",", ":")) for doc in docs], pa.large_string())
+        table = stac_geoparquet.arrow.parse_stac_items_to_arrow([said(doc) for doc in docs]).read_all()
+        parts.append(table.append_column(DOCUMENT, written))
+    return parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
 
 
 def _whole(doc: StacItem) -> StacItem:

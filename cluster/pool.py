@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from queue import Empty, SimpleQueue
+from typing import Protocol, TypeVar
 
-from cluster.dispatch import Dispatch
+from cluster.dispatch import PATIENCE_S, Dispatch
 from cluster.retries import RetryPolicy, Verdict
 from mapper.errors import MapperError
 from mapper.map_tile import Result, Task
+
+Said = TypeVar("Said")
 
 LONGEST_WAIT_S = 1.0
 """How long the loop sleeps at most: a stop is heard within this."""
@@ -54,12 +57,8 @@ class Outcome:
 class Pool(Protocol):
     """Workers that each own one GPU and one loaded model."""
 
-    @property
-    def depth(self) -> int:
-        """Tasks one worker may hold: one on the GPU, the others being read ahead or written behind."""
-
-    def workers(self) -> Sequence[str]:
-        """Names of the workers that take tasks now."""
+    def workers(self) -> Mapping[str, int]:
+        """Name of each worker that takes tasks now → how many it may hold at present, 1 or more."""
 
     def facts(self) -> Sequence[WorkerFacts]:
         """What each worker says of itself; waits until all have loaded."""
@@ -68,7 +67,10 @@ class Pool(Protocol):
         """Hand a task to a worker; returns at once."""
 
     def finished(self, timeout_s: float) -> list[Finished]:
-        """The tries that are over; waits up to the timeout for the first. A lost worker is an error of its tasks."""
+        """The tries that are over; waits up to the timeout for the first, also where there is none under way.
+
+        A lost worker is an error of its tasks.
+        """
 
     def close(self) -> None:
         """Let go of all workers. What they hold is abandoned."""
@@ -82,30 +84,39 @@ def outcomes(
     more: Callable[[bool], Iterable[Task]] = lambda idle: (),
     stopped: Callable[[], bool] = lambda: False,
     now: Callable[[], float] = time.monotonic,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[Outcome]:
     """The outcome of every task, as they finish, in any order.
 
     Once ``stopped`` says so no new task goes out, and the loop ends when those in hand are over.
 
+    A task that keeps its worker for too long when nothing else is left is given to a second worker as well, and the
+    one that finishes first is its outcome; whatever the other says later is dropped. That is exactly once all the
+    same. Under plain Zarr both put the same bytes to the same shard, each shard in one piece, so a late write
+    replaces the shard by itself. Under icechunk a write is not in the mosaic before its receipt is committed, and
+    the second receipt reaches nobody. A copy left behind is not waited for: closing the pool ends it.
+
     Args:
         pool: who does the work.
-        tasks: what to do; drawn as workers have room.
+        tasks: what to do; drawn a stretch a worker.
         policy: when a failed task is tried again.
         more: asked in every turn, about once a second or oftener, for tasks that came up on the way; its argument says
             whether nothing else is left, and the loop ends when it then has none.
         stopped: whether to hand out no more.
         now: the clock.
+        patience_s: how long a task may run, at the least, before a second worker is given it; infinite for never.
 
     Raises:
         MapperError: a failure every tile would share (a wrong job, credentials); those in hand are abandoned.
     """
-    dispatch = Dispatch(tasks, depth=pool.depth, policy=policy)
+    dispatch = Dispatch(tasks, policy=policy, patience_s=patience_s)
     while True:
         if stopped():
             dispatch.stop_drawing()
         dispatch.add(more(False))
+        dispatch.see(pool.workers())
         at = now()
-        while (chosen := dispatch.next_for(pool.workers(), at)) is not None:
+        while (chosen := dispatch.next_for(at)) is not None:
             pool.start(*chosen)
         if dispatch.finished:
             last = list(more(True))
@@ -115,22 +126,30 @@ def outcomes(
             continue
         # A retry that is due and was not handed out (0 s) waits for room, not for the clock.
         wait_s = min(dispatch.seconds_until_due(at) or LONGEST_WAIT_S, LONGEST_WAIT_S)
-        if dispatch.running == 0:
-            time.sleep(wait_s)
-            continue
         for over in pool.finished(wait_s):
             outcome = _outcome(dispatch, over, now())
             if outcome is not None:
                 yield outcome
 
 
+def heard(queue: SimpleQueue[Said], timeout_s: float) -> list[Said]:
+    """All that threads have put into a queue; waits up to the timeout for the first."""
+    said: list[Said] = []
+    try:
+        said.append(queue.get(timeout=timeout_s))
+        while True:
+            said.append(queue.get_nowait())
+    except Empty:
+        return said
+
+
 def _outcome(dispatch: Dispatch, over: Finished, at: float) -> Outcome | None:
     if not isinstance(over.result, MapperError):
-        attempts = dispatch.succeeded(over.task)
+        attempts = dispatch.succeeded(over.worker, over.task, at)
         if attempts is None:
             return None
         return Outcome(worker=over.worker, task=over.task, attempts=attempts, result=over.result)
-    attempts, verdict = dispatch.failed(over.task, over.result, at)
+    attempts, verdict = dispatch.failed(over.worker, over.task, over.result, at)
     if verdict is Verdict.STOP:
         raise over.result
     if verdict is Verdict.QUARANTINE:

@@ -14,6 +14,10 @@ from dataclasses import dataclass, replace
 WANTED_READY = 2
 """Tiles read and not yet blended: one the model is busy with, one behind it."""
 
+SPARE_READY = 5
+"""With more than so many a reader is one too many. Taken away at two or three, the model starves now and then:
+simulated, imagery of six times the model's time kept it busy for 0.82 of the time, and for 0.98 with this."""
+
 CALM_BATCHES = 64
 """Batches without an error before the model is given more windows again."""
 
@@ -59,13 +63,14 @@ class Queues:
 def sized(sizes: Sizes, seen: Queues, limits: Limits) -> Sizes:
     """The sizes to have now; asked each time a tile leaves the model.
 
-    One reader more while the model has no tile behind the one it is busy with and all readers are at work; one fewer
-    when more tiles than that wait for the model. One writer more while a tile waits for one; one fewer when two idle.
+    Twice the readers while the model has nothing to do and all readers are at work; one more while it has no tile
+    behind the one it is busy with; one fewer when more than a few wait for it. One writer more while a tile waits for
+    one; one fewer when two idle.
     """
     readers, writers = sizes.readers, sizes.writers
     if seen.ready < WANTED_READY and seen.reading >= readers:
-        readers = min(readers + 1, limits.readers)
-    elif seen.ready > WANTED_READY + 1:
+        readers = min(readers + 1 if seen.ready else 2 * readers, limits.readers)
+    elif seen.ready > SPARE_READY:
         readers = max(readers - 1, 1)
     if seen.unwritten > 0 and seen.writing >= writers:
         writers = min(writers + 1, limits.writers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cluster.pool import Outcome
 from mapper.map_tile import TileResult
 
-STAGES = ("read", "infer", "write")
+STAGES = ("read", "infer", "blend", "write")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +19,9 @@ class WorkerSample:
     tiles: int = 0
     area_km2: float = 0.0
     windows: int = 0
+    reused: int = 0
+    """Windows of them that a neighbouring tile had the model look at already."""
+
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage → seconds. Stages of different tiles overlap, so they may add up to more than the wall clock."""
 
@@ -42,13 +45,17 @@ class Telemetry:
         """Count one finished tile."""
         if not isinstance(outcome.result, TileResult):
             return
-        sample = self._samples.setdefault(outcome.worker, WorkerSample(worker=outcome.worker))
+        sample = self._samples.get(outcome.worker)
+        if sample is None:
+            sample = WorkerSample(worker=outcome.worker)
+            self._samples = dict(sorted({**self._samples, outcome.worker: sample}.items()))
         sample.tiles += 1
         sample.area_km2 += area_km2
         sample.windows += outcome.result.windows
+        sample.reused += outcome.result.reused
         for stage in STAGES:
             sample.seconds[stage] += outcome.result.seconds.get(stage, 0.0)
 
     def samples(self) -> Iterable[WorkerSample]:
         """One a worker, by name."""
-        return [self._samples[worker] for worker in sorted(self._samples)]
+        return self._samples.values()

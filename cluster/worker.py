@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cluster.lane import CPU_THREADS as CPU_THREADS
 from cluster.lane import Lane, ran_out_of_memory
 from cluster.pool import WorkerFacts
 from cluster.sizing import Limits, Queues, Sizes, sized
@@ -25,7 +24,6 @@ from mapper.errors import MapperError, ResourceError
 from mapper.map_tile import Result, Setup, Task, TileMapper, TileResult, TileTask
 from mapper.pyramid import LevelTask
 
-DEPTH = 3
 MOST_HELD = 16
 """Tasks a worker may hold at most: so many threads an actor has for them."""
 

@@ -11,11 +11,15 @@ from cluster.pool import Outcome
 from cluster.telemetry import Telemetry
 from jobs.ledger import Built, Entry
 from jobs.levels import Due, Levels
-from jobs.prepare import Prepared, Standing
+from jobs.prepare import Prepared
+from jobs.standing import Standing
 from jobs.watch import Watcher
 from mapper.map_tile import TileResult
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelResult, LevelTask
+
+SHARDS_OUT = 1024
+"""Shards of coarser levels that are handed out and not over, at most: a run may begin with a million that are due."""
 
 
 @dataclass(slots=True)
@@ -23,7 +27,10 @@ class Tally:
     """What a run has seen so far."""
 
     telemetry: Telemetry = field(default_factory=Telemetry)
-    seams: list[tuple[float, int]] = field(default_factory=list)
+    seam_sum: float = 0.0
+    """Seams of all tiles that have one, each times its windows."""
+
+    seam_windows: int = 0
     worked: int = 0
     levels: list[tuple[str, str, str]] = field(default_factory=list)
     """Shards of coarser levels that were given up: name, error, cause."""
@@ -33,11 +40,17 @@ class Tally:
 
     ended: float = field(default_factory=time.monotonic)
 
+    def count(self, result: TileResult) -> None:
+        """Take in a tile that was mapped."""
+        self.worked += 1
+        if result.seam is not None:
+            self.seam_sum += result.seam * result.windows
+            self.seam_windows += result.windows
+
     @property
     def seam(self) -> float | None:
         """Mean over all windows of this session."""
-        windows = sum(windows for _, windows in self.seams)
-        return sum(seam * windows for seam, windows in self.seams) / windows if windows else None
+        return self.seam_sum / self.seam_windows if self.seam_windows else None
 
 
 class Books:
@@ -56,20 +69,25 @@ class Books:
         self._plan, self._run, self._output = prepared.plan, prepared.run, prepared.job.spec.output
         self._mosaic, self._tally, self._watcher, self._clock = mosaic, tally, watcher, clock
         self._names = [prompt.name for prompt in mosaic.prompts]
-        self._tiles = prepared.folder.ledger()
-        self._shards = prepared.folder.level_ledger()
-        self._levels = Levels(prepared.plan, wanted=standing.wanted, finished=standing.finished, built=standing.built)
+        self._tiles = prepared.folder.ledger(clock=clock)
+        self._shards = prepared.folder.level_ledger(clock=clock)
+        self._levels = Levels(
+            prepared.plan, wanted=standing.wanted.rows, finished=standing.finished, built=standing.built
+        )
         self._due: dict[int, Due] = {}
         self._held: list[Outcome] = []
+        self._receipts: list[bytes] = []
+        """Of what is held back; none where the engine needs no commit."""
+
         self._safe_at = clock()
 
     def enter(self, outcome: Outcome) -> None:
         """Take in what is over."""
         self._held.append(outcome)
+        if outcome.result is not None and outcome.result.receipt is not None:
+            self._receipts.append(outcome.result.receipt)
         if isinstance(outcome.result, TileResult):
-            self._tally.worked += 1
-            if outcome.result.seam is not None:
-                self._tally.seams.append((outcome.result.seam, outcome.result.windows))
+            self._tally.count(outcome.result)
         if not isinstance(outcome.task, LevelTask):
             asked_px = outcome.result.asked_px if isinstance(outcome.result, TileResult) else 0
             self._tally.telemetry.record(outcome, area_km2=asked_px * self._plan.pixel_km2(outcome.task.id))
@@ -85,9 +103,9 @@ class Books:
             StoreError: what was written could not be committed.
         """
         late = self._clock() - self._safe_at >= self._output.commit_s
-        if idle or late or len(self._held) >= self._output.commit_shards or not self._receipts():
+        if idle or late or len(self._held) >= self._output.commit_shards or not self._receipts:
             self._settle()
-        due = self._levels.take()
+        due = self._levels.take(SHARDS_OUT - len(self._due))
         self._due |= {one.task.id: one for one in due}
         return [one.task for one in due]
 
@@ -103,17 +121,11 @@ class Books:
         self._shards.flush()
         self._tally.ended = self._clock()
 
-    def _receipts(self) -> list[bytes]:
-        """Of what is held back; none where the engine needs no commit."""
-        written = [outcome.result for outcome in self._held if outcome.result is not None]
-        return [result.receipt for result in written if result.receipt is not None]
-
     def _settle(self) -> None:
         """First the pixels, then the books: an entry must never speak of pixels that are not there."""
-        receipts = self._receipts()
-        if receipts:
-            self._mosaic.commit(receipts, f"{len(receipts)} shards", {"run": self._run})
-        held, self._held = self._held, []
+        if self._receipts:
+            self._mosaic.commit(self._receipts, f"{len(self._receipts)} shards", {"run": self._run})
+        held, self._held, self._receipts = self._held, [], []
         self._safe_at = self._clock()
         for outcome in held:
             if isinstance(outcome.task, LevelTask):

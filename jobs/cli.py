@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,6 @@ from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
 
 if TYPE_CHECKING:
-    from jobs.prepare import Prepared
     from jobs.run import Run
     from jobs.summary import Summary
 
@@ -32,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done · 1 unexpected · 2 usage · 3 job file invalid · 4 finished with tiles given up · "
-    "5 credentials · 6 cancelled · 7 verify failed · 8 more gaps than allowed · 130 interrupted.",
+    "5 credentials · 6 cancelled, or out of budget · 7 verify failed · 8 more gaps than allowed · 130 interrupted.",
 )
 
 app.add_typer(models_cli.app, name="models")
@@ -135,43 +134,38 @@ def try_picture(
 
 
 @app.command()
-def plan(job: JobFile, as_json: AsJson = False) -> None:
-    """Search, freeze and tile, and say what it will cost. Writes no pixel."""
-    from jobs.estimate import estimate
+def plan(
+    job: JobFile,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Map so many tiles, spread over the plan, and throw them away: hours and money as measured.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search, freeze and tile, and say what it will cost. Leaves nothing behind."""
     from jobs.job import Job
-    from jobs.pilot import seconds_per_window
     from jobs.prepare import prepare
-    from mapper import models
-    from mapper.models.fetch import shown
-    from mapper.storage import is_local
+    from jobs.pricing import price
+    from jobs.progress import watcher
+    from jobs.tables import pilot_table, plan_table
 
-    loaded = Job.from_file(job)
-    prepared = prepare(loaded, tell=lambda text: print(text, file=sys.stderr))
-    weights = loaded.spec.model.weights
-    if weights and not is_local(weights):
-        print(f"timing the model; its weights are fetched first from {shown(weights)}", file=sys.stderr)
-    pilot, device = seconds_per_window(loaded.spec)
-    gpus = loaded.spec.compute.gpus
-    cost = estimate(
-        prepared.plan,
-        loaded.spec,
-        prepared.area,
-        window_px=models.window_px(loaded.spec.model.name),
-        seconds_per_window=pilot,
-        workers=1 if gpus == "auto" else gpus,
-    )
-    document = {"run": prepared.run, "mosaic": loaded.spec.output.mosaic, "timed_on": device, **asdict(cost)}
-    document["grids"] = [
-        {"name": grid.name, "crs": grid.lattice.crs, "shape": grid.shape, "shards": grid.tile_shape}
-        for grid in prepared.plan.grids
-    ]
-    document["steps"] = [step.isoformat() for step in prepared.plan.steps]
+    watching = watcher()
+    prepared = prepare(Job.from_file(job), tell=watching.say)
+    priced = price(prepared, pilot=pilot, watcher=watching)
     if as_json:
-        print_json(document)
-        return
-    from jobs.tables import plan_table
-
-    Console().print(plan_table(prepared, cost, device))
+        print_json(priced.as_json())
+    else:
+        console = Console()
+        console.print(plan_table(prepared, priced.cost, priced.device, measured=priced.pilot is not None))
+        if priced.pilot is not None:
+            console.print()
+            console.print(pilot_table(priced.pilot))
+            _problems(console, priced.pilot.problems)
+    raise typer.Exit(priced.exit_status)
 
 
 @app.command()
@@ -184,6 +178,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a job or resume it. A finished job says so and exits 0."""
+    from jobs.budget import check_budget
     from jobs.job import Job
     from jobs.prepare import prepare
     from jobs.progress import watcher
@@ -192,13 +187,14 @@ def run(
     loaded = Job.from_file(job)
     watching = watcher()
     prepared = prepare(loaded, tell=watching.say)
-    if loaded.spec.compute.budget_usd is not None:
-        _check_budget(prepared)
+    check_budget(prepared, elsewhere=address is not None, tell=watching.say)
     under_way = start(prepared, gpus=gpus, address=address, local=local, watcher=watching, retry=retry)
     with _draining(under_way):
         summary = under_way.wait()
     if as_json:
         print_json(summary.as_json())
+        if summary.stopped:
+            watching.say(summary.stopped)
     else:
         console = Console()
         if summary.worked_tiles:
@@ -218,7 +214,7 @@ def _picture(under_way: Run) -> Path | None:
 
     prepared = under_way.prepared
     mosaic, plan = prepared.job.spec.output.mosaic, prepared.plan
-    pixels = sum(plan.grids[tile.grid].shard_px ** 2 for tile in plan.tiles)
+    pixels = sum(grid.shard_px**2 * int((plan.tiles.grid == n).sum()) for n, grid in enumerate(plan.grids))
     if not is_local(mosaic) or pixels > LARGEST_PICTURE_PX:
         return None
     folder = state_folder(mosaic, engine=prepared.job.spec.output.engine).child("runs").child(under_way.name)
@@ -228,19 +224,6 @@ def _picture(under_way: Run) -> Path | None:
     except MapperError:  # a file that spoilt a tile spoils the picture too; the run has said so
         return None
     return path
-
-
-def _check_budget(prepared: Prepared) -> None:
-    from jobs.estimate import estimate, refuse_over_budget
-    from jobs.pilot import seconds_per_window
-    from mapper import models
-
-    spec = prepared.job.spec
-    pilot, _ = seconds_per_window(spec)
-    window_px = models.window_px(spec.model.name)
-    cost = estimate(prepared.plan, spec, prepared.area, window_px=window_px, seconds_per_window=pilot, workers=1)
-    assert cost.usd is not None  # a pilot was given
-    refuse_over_budget(cost.usd.likely, spec.compute.budget_usd)
 
 
 @contextlib.contextmanager
@@ -364,13 +347,20 @@ def _ending(console: Console, summary: Summary) -> None:
         f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, "
         f"{summary.verified_tiles} tiles read back."
     )
-    for problem in summary.problems[:10]:
-        console.print(f"  {plain(problem['tile'])}: {plain(problem['error'])}", highlight=False)
-    if len(summary.problems) > 10:
-        console.print(f"  … and {len(summary.problems) - 10} more; `resmap status {summary.run}` has them all")
+    if summary.stopped:
+        console.print(f"Stopped  {summary.stopped}.", highlight=False, soft_wrap=True)
+    _problems(console, summary.problems, rest=f"`resmap status {summary.run}` has them all")
     console.print(f"Mosaic   {summary.mosaic}", soft_wrap=True)
     if summary.tiles["done"]:
         console.print(f"Look     resmap preview {shlex.quote(summary.mosaic)}", soft_wrap=True)
+
+
+def _problems(console: Console, problems: Sequence[Mapping[str, str]], *, rest: str = "--json has them all") -> None:
+    """The tiles that were given up, as many as people read."""
+    for problem in problems[:10]:
+        console.print(f"  {plain(problem['tile'])}: {plain(problem['error'])}", highlight=False, soft_wrap=True)
+    if len(problems) > 10:
+        console.print(f"  … and {len(problems) - 10} more; {rest}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What a plan costs before anything is spent: tiles, bytes, requests, hours and money."""
+"""What a plan costs before anything is spent: tiles, bytes, requests, hours and money. Ten million tiles in seconds."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.select import coverage
@@ -13,11 +16,15 @@ from jobs.areas import area_km2
 from jobs.grids import placed
 from jobs.plan import Plan
 from jobs.spec import JobSpec
-from mapper.errors import SpecError
-from mapper.grid import Windows
+from jobs.windows import TILES_AT_ONCE, count_windows, groups
+from mapper.grid import Grid, Windows
+from mapper.imagery import Item
 
 READ_BLOCK_PX = 512
 """Side of the blocks imagery is usually stored in: what one request brings."""
+
+REUSED = 1.15
+"""Windows looked at in a run, in times of the different ones: tiles of one worker share theirs, two workers do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +51,29 @@ class Estimate:
     hole_km2: float
     first_date: datetime
     last_date: datetime
+    cloud_share: float | None
+    """Mean of what the catalog says of its items, 0 to 1, each as often as tiles read its pixels; None where it is
+    silent. Whole scenes: a composite that chooses shows less."""
+
     items: int
     tiles: int
     holes: int
     """Tiles without any imagery: they are written as unobserved and cost no GPU."""
 
     windows: int
+    """Where every tile looks at its own: the most."""
+
+    windows_once: int
+    """Where every window is looked at once: the least."""
+
     read_bytes: int
     """Decoded, at most: reading stops where a pixel is seen."""
 
     written_bytes: int
     """Before compression."""
+
+    stored_bytes: Range | None
+    """After it; None without a pilot."""
 
     requests: int
     seconds: Range | None
@@ -62,6 +81,10 @@ class Estimate:
 
     usd: Range | None
     workers: int
+
+    def taking(self, seconds: Range, usd_per_gpu_hour: float) -> Estimate:
+        """The same with another time."""
+        return replace(self, seconds=seconds, usd=seconds.times(usd_per_gpu_hour * self.workers / 3600))
 
 
 def estimate(
@@ -75,58 +98,129 @@ def estimate(
 ) -> Estimate:
     """What the plan costs, from its tiles and the measured time of a window."""
     windows = Windows(size_px=window_px, overlap_px=spec.windows.overlap_px)
-    covered = coverage(area, [item for item in plan.items if item.footprint.intersects(area)])
-    bands, prompts = len(spec.imagery.bands), len(spec.prompts)
-    itemsize = 1 if spec.imagery.scale is None else 2
-    looks = read_px = requests = written = holes = 0
-    opened: set[tuple[int, str]] = set()
-    for tile in plan.tiles:
-        grid = plan.grids[tile.grid]
-        core = grid.tile(tile.row, tile.column).core
-        written += core.height * core.width * (2 * prompts + 4)
-        if not tile.items:
-            holes += 1
-            continue
-        part = grid.lattice.pixels(plan.areas[grid.name].bounds).intersection(core)
-        frame = windows.frame(core)
-        looks += sum(1 for _ in windows.touching(core if part.empty else part))
-        for number in tile.items:
-            seen = placed(plan.items[number], grid.lattice).extent.intersection(frame)
-            files = {band.asset.href for band in plan.items[number].bands}
-            read_px += seen.height * seen.width * bands
-            requests += len(files) * math.ceil(seen.height / READ_BLOCK_PX) * math.ceil(seen.width / READ_BLOCK_PX)
-            opened |= {(number, href) for href in files}
-    workers = max(1, workers)
-    seconds = None if seconds_per_window is None else seconds_per_window.times(looks / workers)
-    hourly = spec.compute.usd_per_gpu_hour * workers / 3600
-    dates = [item.datetime for item in plan.items if item.footprint.intersects(area)]
-    return Estimate(
+    looks = count_windows(plan, windows)
+    reads = _count_reads(plan, windows, READ_BLOCK_PX, itemsize=1 if spec.imagery.scale is None else 2)
+    shapely.prepare(area)
+    footprints = np.array([item.footprint for item in plan.items], np.object_)
+    inside = np.flatnonzero(shapely.intersects(area, footprints))
+    covered = coverage(area, _without_repeats([plan.items[n] for n in inside]))
+    dates = [plan.items[n].datetime for n in inside]
+    shard_px = np.array([grid.shard_px for grid in plan.grids], np.int64)
+    known = Estimate(
         area_km2=area_km2(area),
         covered_share=covered.share,
         hole_km2=area_km2(covered.holes) if not covered.holes.is_empty else 0.0,
         first_date=min(dates),
         last_date=max(dates),
+        cloud_share=_cloud_share(plan.items, reads.pixels_of_item),
         items=len(dates),
         tiles=len(plan.tiles),
-        holes=holes,
-        windows=looks,
-        read_bytes=read_px * itemsize,
-        written_bytes=written,
-        requests=requests + 2 * len(opened),
-        seconds=seconds,
-        usd=None if seconds is None else seconds.times(hourly),
-        workers=workers,
+        holes=int(plan.tiles.holes.sum()),
+        windows=looks.own,
+        windows_once=looks.once,
+        read_bytes=reads.bytes,
+        written_bytes=int(shard_px**2 @ np.bincount(plan.tiles.grid, minlength=len(shard_px)))
+        * (2 * len(spec.prompts) + 4),
+        stored_bytes=None,
+        requests=reads.requests,
+        seconds=None,
+        usd=None,
+        workers=max(1, workers),
     )
+    if seconds_per_window is None:
+        return known
+    seconds = Range(
+        low=seconds_per_window.low * looks.once,
+        likely=seconds_per_window.likely * looks_likely(known),
+        high=seconds_per_window.high * looks.own,
+    )
+    return known.taking(seconds.times(1 / known.workers), spec.compute.usd_per_gpu_hour)
 
 
-def refuse_over_budget(cost_usd: float, budget_usd: float | None) -> None:
-    """Stop a job whose plan costs more than its budget.
+def looks_likely(cost: Estimate) -> float:
+    """Windows that a run will look at, most of what neighbours share being shared."""
+    return min(REUSED * cost.windows_once, float(cost.windows))
 
-    Raises:
-        SpecError: it does.
-    """
-    if budget_usd is not None and cost_usd > budget_usd:
-        raise SpecError(
-            f"the plan costs about ${cost_usd:,.2f}, and the budget is ${budget_usd:,.2f}",
-            fix="raise compute.budget_usd, or ask for less",
-        )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reads:
+    bytes: int
+    requests: int
+    pixels_of_item: NDArray[np.float64]
+    """Pixels of each item that tiles read, halos and all."""
+
+
+def _count_reads(plan: Plan, windows: Windows, block_px: int, *, itemsize: int) -> _Reads:
+    bands = np.array([len(item.bands) for item in plan.items], np.int64)
+    files = np.array([len({band.asset.href for band in item.bands}) for item in plan.items], np.int64)
+    pixels = np.zeros(len(plan.items))
+    total = requests = 0
+    shown = _shown(plan)
+    for number, grid in enumerate(plan.grids):
+        extents = _extents(plan, grid, shown[number])
+        for tiles, of_tile, item in _pairs(plan, number):
+            frames = _frames(grid, windows, plan.tiles.row[tiles], plan.tiles.column[tiles])
+            seen = _overlap(frames[of_tile], extents[item])
+            height, width = seen[:, 0], seen[:, 1]
+            total += int((height * width) @ bands[item]) * itemsize
+            requests += int((-(-height // block_px) * -(-width // block_px)) @ files[item])
+            pixels += np.bincount(item, weights=height * width, minlength=len(pixels))
+    headers = 2 * int(files[shown.any(axis=0)].sum())
+    return _Reads(bytes=total, requests=requests + headers, pixels_of_item=pixels)
+
+
+def _pairs(plan: Plan, grid: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]]:
+    """Rows of tiles of a grid, and of every pair of tile and item: which of these tiles, and which item."""
+    table = plan.tiles
+    rows = np.flatnonzero((table.grid == grid) & ~table.holes)
+    for part in range(0, len(rows), TILES_AT_ONCE):
+        tiles = rows[part : part + TILES_AT_ONCE]
+        counts = table.first_item[tiles + 1] - table.first_item[tiles]
+        of_tile = np.repeat(np.arange(len(tiles)), counts)
+        nth = np.arange(len(of_tile)) - np.repeat(np.cumsum(counts) - counts, counts)
+        yield tiles, of_tile, table.item[table.first_item[tiles][of_tile] + nth]
+
+
+def _frames(grid: Grid, windows: Windows, rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[np.int64]:
+    """``(tile, 4)``: top, left, bottom, right of what the windows of each core look at; as ``Windows.frame``."""
+    tops = grid.box.top + rows.astype(np.int64) * grid.shard_px
+    lefts = grid.box.left + columns.astype(np.int64) * grid.shard_px
+    size, stride = windows.size_px, windows.stride_px
+    starts = [((edge - size) // stride + 1) * stride for edge in (tops, lefts)]
+    ends = [(edge + grid.shard_px - 1) // stride * stride + size for edge in (tops, lefts)]
+    return np.stack([*starts, *ends], axis=1)
+
+
+def _shown(plan: Plan) -> NDArray[np.bool_]:
+    """``(grid, item)``: whether any tile of the grid shows the item."""
+    table = plan.tiles
+    shown = np.zeros((len(plan.grids), len(plan.items)), np.bool_)
+    for begin, end in groups(plan):
+        shown[table.grid[begin], table.item[table.first_item[begin] : table.first_item[end]]] = True
+    return shown
+
+
+def _extents(plan: Plan, grid: Grid, shown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """``(item, 4)``: top, left, bottom, right of the lattice pixels each item may fill; 0 where it is not shown."""
+    extents = np.zeros((len(plan.items), 4), np.int64)
+    for number in np.flatnonzero(shown).tolist():
+        extent = placed(plan.items[number], grid.lattice).extent
+        extents[number] = extent.top, extent.left, extent.bottom, extent.right
+    return extents
+
+
+def _overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``(pair, 2)``: height and width of what two boxes share, 0 where nothing."""
+    shared: NDArray[np.int64] = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
+    return shared.clip(0)
+
+
+def _cloud_share(items: tuple[Item, ...], weights: NDArray[np.float64]) -> float | None:
+    cover = np.array([np.nan if item.cloud_cover is None else item.cloud_cover for item in items])
+    known = ~np.isnan(cover) & (weights > 0)
+    return float(cover[known] @ weights[known] / weights[known].sum() / 100) if known.any() else None
+
+
+def _without_repeats(items: list[Item]) -> list[Item]:
+    """One item of each footprint: what a satellite sees again on its next pass covers no more."""
+    return list({shapely.to_wkb(item.footprint): item for item in items}.values())

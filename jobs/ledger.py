@@ -7,36 +7,41 @@
       tiles.parquet  the plan; row n is tile n of the ledger
       ledger/        part-000001-<write id>.parquet …   a row an outcome; the last row of a tile is its state
       levels/        part-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built
-      run.json       what ran: versions, model, weights, workers, times, state
+      run.json       what ran: versions, model, weights, workers, times, state, and what ``grid`` and ``step`` of
+                     tiles.parquet number: ``grids`` by name, ``steps`` by moment
 
 A row is added after its tile is written. What a killed run had written and not yet recorded is written again, to
-the same bytes.
+the same bytes. How parts are ordered, and merged as they grow many, is said in ``jobs/parts.py``.
+
+A run of a continent has millions of rows: whoever wants to know something of all of them takes columns, batch by batch.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from jobs.tile_table import PlannedTile, TileTable
-from mapper.errors import MosaicError
-from mapper.storage import EngineName, Folder, state_folder
+from jobs.parts import Ledger, Parts
+from jobs.tile_file import TilePlaces, read_places, read_tiles, write_tiles
+from jobs.tile_table import TileTable
+from mapper.storage import EngineName, state_folder
 
-Row = TypeVar("Row")
 State = Literal["done", "nodata", "failed", "quarantined"]
 FINISHED: frozenset[str] = frozenset({"done", "nodata"})
+GIVEN_UP: frozenset[str] = frozenset({"failed", "quarantined"})
 
-FLUSH_EVERY_S = 1.0
-"""What a killed driver forgets at most: tiles that it would do again."""
+ROWS_IN_HAND = 1024
+"""Rows that are Python objects at a time."""
 
 _ROWS = pa.schema(
     [
@@ -69,17 +74,6 @@ _BUILT = pa.schema(
         ("source_checksum", pa.uint32()),
     ]
 )
-_TILES = pa.schema(
-    [
-        ("grid", pa.int16()),
-        ("step", pa.int32()),
-        ("row", pa.int32()),
-        ("column", pa.int32()),
-        ("clipped", pa.bool_()),
-        ("items", pa.list_(pa.int32())),
-        ("key", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +104,18 @@ class Entry:
     """Class of the error."""
 
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A tile that was given up, for now or for good."""
+
+    tile: int
+    state: State
+    cause: str
+    """Class of the error."""
+
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,34 +152,19 @@ class RunFolder:
         self.run = run
         self.mosaic = mosaic
         self._folder = state_folder(mosaic, engine=engine).child("runs").child(run)
+        self._outcomes = Parts(self._folder.child("ledger"), _ROWS, few=("state", "worker", "prompts", "cause"))
+        self._levels = Parts(self._folder.child("levels"), _BUILT, few=("prompts",))
 
     def exists(self) -> bool:
         """Whether the run has been planned: its last file is there."""
         return self._folder.exists("run.json")
 
-    def save_plan(
-        self,
-        *,
-        job: str,
-        area: bytes,
-        items: bytes,
-        tiles: Sequence[PlannedTile],
-        keys: Iterable[str],
-        facts: dict[str, Any],
-    ) -> None:
+    def save_plan(self, *, job: str, area: bytes, items: bytes, tiles: TileTable, facts: dict[str, Any]) -> None:
         """Put the frozen plan; ``run.json`` last, so that a run either has all of it or is not there."""
-        table = pa.Table.from_pylist(
-            [
-                {"grid": t.grid, "step": t.step, "row": t.row, "column": t.column, "clipped": t.clipped,
-                 "items": list(t.items), "key": key}
-                for t, key in zip(tiles, keys, strict=True)
-            ],
-            schema=_TILES,
-        )  # fmt: skip
         self._folder.write("job.yaml", job.encode())
         self._folder.write("area.wkb", area)
         self._folder.write("items.parquet", items)
-        self._folder.write("tiles.parquet", _to_bytes(table))
+        write_tiles(self._folder, "tiles.parquet", tiles)
         self.save_facts({**facts, "created": _now().isoformat()})
 
     def job(self) -> str:
@@ -190,19 +181,11 @@ class RunFolder:
 
     def tiles(self) -> TileTable:
         """The planned tiles."""
-        columns = self._table("tiles.parquet").to_pylist()
-        return TileTable.of(
-            PlannedTile(
-                grid=row["grid"], step=row["step"], row=row["row"], column=row["column"], clipped=row["clipped"],
-                items=tuple(row["items"]),
-            )
-            for row in columns
-        )  # fmt: skip
+        return read_tiles(self._folder, "tiles.parquet")
 
-    def keys(self) -> list[str]:
-        """The names of its tiles, in order."""
-        keys: list[str] = self._table("tiles.parquet").column("key").to_pylist()
-        return keys
+    def places(self) -> TilePlaces:
+        """Where the planned tiles lie."""
+        return read_places(self._folder, "tiles.parquet")
 
     def facts(self) -> dict[str, Any]:
         """What ran: the content of ``run.json``."""
@@ -213,78 +196,101 @@ class RunFolder:
         """Put ``run.json`` in place of the last one."""
         self._folder.write("run.json", json.dumps(facts, indent=2, sort_keys=True).encode())
 
-    def entries(self) -> Iterator[Entry]:
-        """Every outcome, in the order recorded."""
-        for fields in self._rows("ledger"):
-            yield Entry(**fields)
-
-    def built(self) -> Iterator[Built]:
-        """Every shard of a coarser level that was put, in order; one that was built again comes again."""
-        for fields in self._rows("levels"):
-            yield Built(**fields)
-
-    def states(self) -> dict[int, Entry]:
-        """The last outcome of every tile that has one."""
-        return {entry.tile: entry for entry in self.entries()}
-
     def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Entry]:
         """The ledger, open for appending."""
-        return Ledger(self._folder, "ledger", _ROWS, clock=clock)
+        return Ledger(self._outcomes, clock=clock)
 
     def level_ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Built]:
         """That of the coarser levels, open for appending."""
-        return Ledger(self._folder, "levels", _BUILT, clock=clock)
+        return Ledger(self._levels, clock=clock)
 
-    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
-        for part in self._folder.names(f"{name}/part-*.parquet"):
-            for row in self._table(part).to_pylist():
-                yield {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    def begun(self) -> bool:
+        """Whether anything was ever recorded."""
+        return bool(self._outcomes.listed())
 
-    def _table(self, name: str) -> pa.Table:
-        content = io.BytesIO(self._folder.read(name))
-        try:
-            return pq.read_table(content, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:  # a page that fails its checksum is an OSError to pyarrow
-            raise MosaicError(
-                "a file of the run cannot be read: it is damaged",
-                fix="bring it back from a copy; a ledger part may also be deleted: its tiles are then mapped again",
-                file=f"{self._folder.url}/{name}",
-            ) from error
+    def last_words(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """The last row of every tile that has one: each tile once, in any order.
+
+        Args:
+            columns: of the ledger, beside ``tile``.
+
+        Raises:
+            MosaicError: a part is damaged.
+        """
+        heard = np.zeros(1, np.bool_)
+        for batch in self._outcomes.newest_first(("tile", *columns)):
+            tile = batch.column("tile").to_numpy()
+            if (beyond := int(tile.max(initial=0)) + 1) > len(heard):
+                heard = np.concatenate([heard, np.zeros(max(beyond, 2 * len(heard)) - len(heard), np.bool_)])
+            last = _last_of_each(tile)
+            news = last[~heard[tile[last]]]
+            heard[tile] = True
+            if len(news):
+                yield batch if len(news) == len(batch) else batch.take(pa.array(news))
+
+    def counts(self) -> Counter[str]:
+        """State → tiles whose last word it is."""
+        counts: Counter[str] = Counter()
+        for batch in self.last_words("state"):
+            counts += states_in(batch)
+        return counts
+
+    def problems(self) -> list[Problem]:
+        """The tiles that stand as given up, by row."""
+        found = []
+        for batch in self.last_words("state", "cause", "error"):
+            lost = batch.filter(with_state(batch, GIVEN_UP))
+            found += [Problem(**fields) for fields in lost.to_pylist()]
+        return sorted(found, key=lambda problem: problem.tile)
+
+    def finished(self) -> NDArray[np.int64]:
+        """Rows of the tiles that are finished, in order."""
+        found = [batch.filter(with_state(batch, FINISHED)).column("tile").to_numpy()
+                 for batch in self.last_words("state")]  # fmt: skip
+        return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def last_entries(self, tiles: Collection[int] | None = None) -> Iterator[Entry]:
+        """The last outcome of these tiles, or of all, in any order; few are held at a time."""
+        names = [of.name for of in _ROWS if of.name != "tile"]
+        for batch in self.last_words(*names):
+            wanted = batch if tiles is None else batch.filter(np.isin(batch.column("tile"), list(tiles)))
+            yield from (Entry(**fields) for fields in _fields(wanted))
+
+    def states(self) -> dict[int, Entry]:
+        """The last outcome of every tile that has one. Holds them all: for runs of a few thousand tiles."""
+        return {entry.tile: entry for entry in sorted(self.last_entries(), key=lambda entry: entry.tile)}
+
+    def entries(self) -> Iterator[Entry]:
+        """Every outcome, in the order recorded; one may come twice where a merge of parts was cut short."""
+        batches = list(self._outcomes.newest_first(_ROWS.names))
+        return (Entry(**fields) for batch in reversed(batches) for fields in _fields(batch))
+
+    def built(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Shards of coarser levels that were put, with their ``key``, as ``Parts.newest_first`` gives them."""
+        return self._levels.newest_first(("key", *columns))
 
 
-class Ledger(Generic[Row]):
-    """Appends what happened, a part every second."""
-
-    def __init__(self, folder: Folder, name: str, schema: pa.Schema, *, clock: Callable[[], float]) -> None:
-        self._folder = folder
-        self._name = name
-        self._schema = schema
-        self._part = len(folder.names(f"{name}/part-*.parquet")) + 1
-        self._clock = clock
-        self._rows: list[dict[str, Any]] = []
-        self._flushed = clock()
-
-    def record(self, entry: Row) -> None:
-        """Add one row; on disk within a second, if more come, or at ``flush``."""
-        self._rows.append({field: getattr(entry, field) for field in self._schema.names})
-        if self._clock() - self._flushed >= FLUSH_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Put what is not yet on disk as one part."""
-        if self._rows:
-            # The write id keeps two writers that should not both be here from replacing each other's parts.
-            name = f"{self._name}/part-{self._part:06d}-{uuid.uuid4().hex[:8]}.parquet"
-            self._folder.write(name, _to_bytes(pa.Table.from_pylist(self._rows, schema=self._schema)))
-            self._part += 1
-            self._rows = []
-        self._flushed = self._clock()
+def states_in(batch: pa.RecordBatch) -> Counter[str]:
+    """State → rows of a batch, which has its ``state``."""
+    said = pc.value_counts(batch.column("state")).to_pylist()
+    return Counter({state["values"]: state["counts"] for state in said})
 
 
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", store_schema=True, write_page_checksum=True)
-    return sink.getvalue()
+def with_state(batch: pa.RecordBatch, states: Collection[str]) -> pa.Array:
+    """Whether each row of a batch, which has its ``state``, has one of these."""
+    return pc.is_in(batch.column("state"), value_set=pa.array(sorted(states), pa.string()))
+
+
+def _last_of_each(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions, in order, of the last of each distinct value."""
+    _, from_behind = np.unique(values[::-1], return_index=True)
+    return np.sort(len(values) - 1 - from_behind)
+
+
+def _fields(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    for begin in range(0, len(batch), ROWS_IN_HAND):
+        for row in batch.slice(begin, ROWS_IN_HAND).to_pylist():
+            yield {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
 def _now() -> datetime:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -130,13 +131,19 @@ def _parts(mosaic: Mosaic, runs: tuple[RunFolder, ...], time_step: str) -> tuple
     shards: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)
     looked: dict[tuple[int, int], set[int]] = defaultdict(set)
     for run in runs:
+        tiles = run.tiles()
         steps = [datetime.fromisoformat(step).astimezone(UTC) for step in run.facts()["steps"]]
-        for tile in run.tiles():
-            if steps[tile.step] not in times:  # planned, and the mosaic has no room for it yet
-                continue
-            place = (times.index(steps[tile.step]), tile.grid)
-            shards[place].add((tile.row, tile.column))
-            looked[place].update(tile.items)
+        # -1: planned, and the mosaic has no room for it yet.
+        time_of = np.array([times.index(step) if step in times else -1 for step in steps], np.int64)
+        place = np.where(time_of[tiles.step] < 0, -1, time_of[tiles.step] * len(mosaic.grids) + tiles.grid)
+        order = np.argsort(place, kind="stable")
+        begins = np.flatnonzero(np.diff(place[order], prepend=-1))
+        for rows in np.split(order, begins)[1:]:
+            where = divmod(int(place[rows[0]]), len(mosaic.grids))
+            shards[where].update(zip(tiles.row[rows].tolist(), tiles.column[rows].tolist(), strict=True))
+        shown = np.stack([np.repeat(place, np.diff(tiles.first_item)), tiles.item])
+        for number, item in np.unique(shown[:, shown[0] >= 0], axis=1).T.tolist():
+            looked[divmod(number, len(mosaic.grids))].add(item)
     dates = [dates_of(document) for document in thaw(runs[-1].items())]
     parts = []
     for time, grid in sorted(shards):

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import pickle
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
+import numpy as np
 import shapely
-from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.select import items_order, time_steps
-from jobs.grids import lay_grids, pixel_km2, placed
+from catalogs.items import many_values
+from catalogs.select import TimeStep, items_order, time_steps
+from jobs.grids import Spots, lay_grids, mean_pixel_km2, placed
 from jobs.spec import JobSpec
-from jobs.tile_table import PlannedTile, TileTable
+from jobs.tile_table import Ints, Stretch, TileTable
+from jobs.tiling import AreaTiles, Boxes, area_tiles, shown_tiles, tiles_seen
 from mapper.errors import EmptySearchError
-from mapper.grid import Grid, PixelBox, Windows
-from mapper.imagery import Item
+from mapper.grid import Grid, Windows
+from mapper.imagery import Item, PlacedItem
 from mapper.map_tile import TileTask
+
+ITEMS_AT_HAND = 1 << 14
+"""Items that are kept ready to be sent. Tasks follow the Hilbert curve, so the next ones ask for the same."""
+
+_NOWHERE = shapely.Polygon()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent(PlacedItem):
+    """An item as it goes to workers: turned into bytes once and not with every tile; there it is a ``PlacedItem``."""
+
+    packed: bytes
+
+    @classmethod
+    def of(cls, item: Item, grid: Grid) -> Sent:
+        """The item on a grid, without its footprint: where it ends is told by its extent and its files."""
+        whole = placed(item, grid.lattice)
+        there = replace(whole, item=replace(item, footprint=_NOWHERE))
+        return cls(item=item, extent=whole.extent, packed=pickle.dumps(there, pickle.HIGHEST_PROTOCOL))
+
+    def __reduce__(self) -> tuple[object, tuple[bytes]]:
+        return pickle.loads, (self.packed,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -32,13 +58,14 @@ class Plan:
     steps: tuple[datetime, ...]
     tiles: TileTable
 
-    def tasks(self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: frozenset[int]) -> Iterator[TileTask]:
+    def tasks(self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: Container[int]) -> Iterator[TileTask]:
         """The tasks of the tiles that lack something, in order.
 
         Args:
             wanted: row in ``tiles`` → positions of the prompts to write.
             written_sources: rows whose source layer an earlier run has written.
         """
+        sent = lru_cache(ITEMS_AT_HAND)(lambda item, grid: Sent.of(self.items[item], self.grids[grid]))
         for row, prompts in wanted.items():
             planned = self.tiles[row]
             grid = self.grids[planned.grid]
@@ -47,7 +74,7 @@ class Plan:
                 grid=grid,
                 tile=grid.tile(planned.row, planned.column),
                 time=planned.step,
-                items=tuple(placed(self.items[item], grid.lattice) for item in planned.items),
+                items=tuple(sent(item, planned.grid) for item in planned.items),
                 prompts=prompts,
                 clipped=planned.clipped,
                 write_source=row not in written_sources,
@@ -55,14 +82,14 @@ class Plan:
 
     def key(self, row: int) -> str:
         """What names a tile in every run of this mosaic: zone, step and shard."""
-        tile = self.tiles[row]
-        grid = self.grids[tile.grid]
-        return f"{grid.name}/{self.steps[tile.step].isoformat()}/{tile.row}/{tile.column}"
+        tiles = self.tiles
+        start = self.steps[tiles.step[row]].isoformat()
+        return f"{self.grids[tiles.grid[row]].name}/{start}/{tiles.row[row]}/{tiles.column[row]}"
 
     def pixel_km2(self, row: int) -> float:
-        """Surface of one pixel in the middle of a tile."""
-        grid = self.grids[self.tiles[row].grid]
-        return pixel_km2(grid.lattice, grid.tile(self.tiles[row].row, self.tiles[row].column).core)
+        """Mean surface of a pixel of a tile, to 1e-4 of it."""
+        tiles = self.tiles
+        return mean_pixel_km2(self.grids[tiles.grid[row]], int(tiles.row[row]), int(tiles.column[row]))
 
 
 def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window_px: int) -> Plan:
@@ -74,11 +101,16 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
         area: longitude and latitude.
         window_px: side of the model's windows.
 
+    Returns:
+        The plan. Its tiles are in the order of their steps, then of the grids, then along a Hilbert curve.
+
     Raises:
         GridError: the grid cannot be laid.
         EmptySearchError: no item lies in the area.
     """
-    inside = [item for item in items if item.footprint.intersects(area)]
+    shapely.prepare(area)
+    meets = shapely.intersects(area, np.array([item.footprint for item in items], object))
+    inside = [item for item, is_inside in zip(items, meets.tolist(), strict=True) if is_inside]
     if not inside:
         raise EmptySearchError(
             "no imagery lies in the area",
@@ -87,63 +119,67 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
         )
     windows = Windows(size_px=window_px, overlap_px=spec.windows.overlap_px)
     laid = lay_grids(spec, items, area)
-    steps = time_steps(inside, spec.imagery.time_step)
-    around = time_steps(items, spec.imagery.time_step)
-    by_start = {step.start: step.items for step in around}
-    everything = spec.imagery.time_step == "all"
-    tiles: list[PlannedTile] = []
-    for position, step in enumerate(steps):
-        serving = items if everything else by_start[step.start]
-        ordered = items_order(serving, spec.imagery.composite)
-        for number, (grid, shape) in enumerate(laid):
-            tiles += _tiles_of(grid, number, shape, ordered, position, windows, holes=everything)
+    with many_values():
+        steps = time_steps(inside, spec.imagery.time_step)
+        tiles = TileTable.joined(_stretches(spec, items, steps, laid, windows))
     return Plan(
         items=tuple(items),
         grids=tuple(grid for grid, _ in laid),
         areas={grid.name: shape for grid, shape in laid},
         steps=tuple(step.start for step in steps),
-        tiles=TileTable.of(tiles),
+        tiles=tiles,
     )
 
 
-def _tiles_of(
-    grid: Grid,
-    number: int,
-    area: BaseGeometry,
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Ground:
+    """One grid: the tiles of the area, and the spots that can be seen there."""
+
+    tiles: AreaTiles
+    seen: Boxes
+    touched: Boxes
+
+
+def _stretches(
+    spec: JobSpec,
     items: Sequence[Item],
-    step: int,
+    steps: Sequence[TimeStep],
+    laid: Sequence[tuple[Grid, BaseGeometry]],
     windows: Windows,
-    *,
-    holes: bool,
-) -> Iterator[PlannedTile]:
-    """The tiles of one grid and step. A dated step answers where its imagery lies; ``all`` for the whole area."""
-    shapely.prepare(area)
-    serving: dict[tuple[int, int], list[int]] = {}
-    touched: set[tuple[int, int]] = set()
-    margin = windows.size_px
-    for item in items:
-        extent = placed(item, grid.lattice).extent
-        if extent.empty:
-            continue
-        reach = PixelBox(extent.top - margin, extent.left - margin, extent.bottom + margin, extent.right + margin)
-        for tile in grid.tiles_in(reach):
-            if windows.frame(tile.core).intersection(extent).empty:
-                continue
-            serving.setdefault((tile.row, tile.column), []).append(item.index)
-            if not tile.core.intersection(extent).empty:
-                touched.add((tile.row, tile.column))
-    for tile in grid.tiles():
-        place = (tile.row, tile.column)
-        if not holes and place not in touched:
-            continue
-        outline = box(*grid.lattice.bounds(tile.core))
-        if not area.intersects(outline):
-            continue
-        yield PlannedTile(
-            grid=number,
+) -> Iterator[Stretch]:
+    """The tiles of a plan, in order. A dated step answers where its imagery lies; ``all`` for the whole area."""
+    everything = spec.imagery.time_step == "all"
+    serving = {step.start: step.items for step in time_steps(items, spec.imagery.time_step)}
+    spots = Spots(items)
+    grounds = []
+    for grid, area in laid:
+        seen, touched = tiles_seen(grid, windows, spots.extents(grid, margin_px=windows.size_px))
+        grounds.append(_Ground(tiles=area_tiles(grid, area), seen=seen, touched=touched))
+    # (grid, spot): whether any window of the grid sees the spot.
+    visible = np.array([(ground.seen[:, :2] < ground.seen[:, 2:]).all(axis=1) for ground in grounds])
+    for position, step in enumerate(steps):
+        ordered = items_order(items if everything else serving[step.start], spec.imagery.composite)
+        numbers = np.array([item.index for item in ordered], np.int32)
+        at = spots.of[numbers]
+        shows = visible[:, at]
+        grids = range(len(laid)) if everything else np.flatnonzero(shows.any(axis=1)).tolist()
+        for number in grids:
+            here = shows[number]
+            yield from _stretches_of(grounds[number], number, position, numbers[here], at[here], holes=everything)
+
+
+def _stretches_of(
+    ground: _Ground, grid: int, step: int, items: Ints, spots: np.ndarray[tuple[int], np.dtype[np.intp]], *, holes: bool
+) -> Iterator[Stretch]:
+    """The tiles of one grid and step."""
+    tiles = ground.tiles
+    for shown in shown_tiles(tiles, items, ground.seen[spots], ground.touched[spots], holes=holes):
+        yield Stretch(
+            grid=grid,
             step=step,
-            row=tile.row,
-            column=tile.column,
-            clipped=not area.contains(outline),
-            items=tuple(serving.get(place, ())) if place in touched else (),
+            row=tiles.row[shown.number],
+            column=tiles.column[shown.number],
+            clipped=tiles.clipped[shown.number],
+            shown_by=shown.by,
+            item=shown.item,
         )

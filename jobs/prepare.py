@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 
 import shapely
@@ -16,20 +16,20 @@ from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.hrefs import check_href
-from catalogs.items import item_from_stac
+from catalogs.items import items_from_stac
 from catalogs.search import Query, StacItem, search
 from catalogs.sensors import display_range
-from catalogs.snapshot import freeze, thaw
+from catalogs.snapshot import freeze, thaw, thawed
 from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
 from jobs.grids import lay_grids, native_lattice
 from jobs.job import Job
-from jobs.ledger import FINISHED, RunFolder, run_names
+from jobs.ledger import RunFolder, run_names
 from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
 from mapper.errors import AssetError, MosaicError, ReadError, SpecError
 from mapper.grid import Grid
-from mapper.imagery import Band, Item
+from mapper.imagery import Item
 from mapper.layout import MosaicSpec
 from mapper.map_tile import ModelChoice, Setup
 from mapper.mosaic import Mosaic
@@ -97,7 +97,7 @@ def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
     spec = job.spec
     area = shapely.from_wkb(folder.area())
     frozen = folder.items()
-    items = _items(spec, thaw(frozen))
+    items = _items(spec, thawed(frozen))
     grids = lay_grids(spec, items, area)
     facts = folder.facts()
     plan = Plan(
@@ -134,10 +134,10 @@ def _metres(items: Sequence[Item]) -> float:
     return side * METRES_PER_DEGREE if CRS.from_user_input(lattice.crs).is_geographic else side
 
 
-def _items(spec: JobSpec, documents: Sequence[StacItem]) -> list[Item]:
+def _items(spec: JobSpec, documents: Iterable[StacItem]) -> list[Item]:
     """The items in the mapper's words, their hrefs judged, and placed by their files where the catalog is silent."""
-    items = [item_from_stac(doc, bands=spec.imagery.bands, index=index) for index, doc in enumerate(documents)]
-    items = [_judged(item, spec.imagery.catalog) for item in items]
+    judge = partial(check_href, catalog=spec.imagery.catalog)
+    items = items_from_stac(documents, bands=spec.imagery.bands, judge=judge)
     if spec.grid.crs == "native":
         items = [_placed_by_file(item) for item in items]
     return items
@@ -178,14 +178,6 @@ def _look_at_one(spec: JobSpec, items: Sequence[Item], tell: Callable[[str], Non
             )
 
 
-def _judged(item: Item, catalog: str) -> Item:
-    def judge(band: Band) -> Band:
-        return replace(band, asset=replace(band.asset, href=check_href(band.asset.href, catalog=catalog)))
-
-    cloud = None if item.cloud is None else replace(item.cloud, band=judge(item.cloud.band))
-    return replace(item, bands=tuple(judge(band) for band in item.bands), cloud=cloud)
-
-
 def _placed_by_file(item: Item) -> Item:
     if all(band.asset.placement is not None for band in item.bands):
         return item
@@ -218,12 +210,12 @@ def save(prepared: Prepared) -> None:
         area=area,
         items=prepared.frozen,
         tiles=prepared.plan.tiles,
-        keys=(prepared.plan.key(row) for row in range(len(prepared.plan.tiles))),
         facts={
             "run": prepared.run,
             "name": spec.name,
             "state": "planned",
             "answer_key": answer_key(spec, area_wkb=area),
+            "grids": [grid.name for grid in prepared.plan.grids],
             "steps": [step.isoformat() for step in prepared.plan.steps],
             "versions": {"resmap": version("resmap"), "python": platform.python_version()}
             | {library: version(library) for library in LIBRARIES},
@@ -319,59 +311,6 @@ def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
                 fix="give the new sentence another name",
                 mosaic=mosaic.url,
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How far all runs of a mosaic have come with what one job asks."""
-
-    wanted: Mapping[int, tuple[int, ...]]
-    """Row of a tile that lacks something → positions of the prompts it lacks."""
-
-    sources: frozenset[int]
-    """Rows of the tiles whose source layer is written."""
-
-    finished: Mapping[int, frozenset[int]]
-    """Row of a tile → positions of the prompts, of any job, that are finished there."""
-
-    built: Mapping[tuple[str, int], int]
-    """Key of a shard of a coarser level and prompt position → of how many finished tiles it was last built."""
-
-
-def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool) -> Standing:
-    """Read the ledgers of all runs of this mosaic.
-
-    Args:
-        prepared: the job and its plan.
-        mosaic: where it writes.
-        retry: whether tiles given up before are taken again.
-    """
-    position = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
-    wanted_here = [position[prompt.name] for prompt in prepared.job.spec.prompts]
-    done: dict[str, set[int]] = defaultdict(set)
-    built: dict[tuple[str, int], int] = {}
-    given_up: set[int] = set()
-    for name in run_names(mosaic.url):
-        folder = RunFolder(mosaic.url, name)
-        keys = folder.keys()
-        for tile, entry in folder.states().items():
-            if entry.state in FINISHED:
-                done[keys[tile]] |= {position[prompt] for prompt in entry.prompts}
-            elif name == prepared.run and entry.state == "quarantined":
-                given_up.add(tile)
-        for shard in folder.built():
-            built |= {(shard.key, position[p]): tiles for p, tiles in zip(shard.prompts, shard.tiles, strict=True)}
-    finished: dict[int, frozenset[int]] = {}
-    wanted: dict[int, tuple[int, ...]] = {}
-    for row in range(len(prepared.plan.tiles)):
-        if (key := prepared.plan.key(row)) in done:
-            finished[row] = frozenset(done[key])
-        if row in given_up and not retry:
-            continue
-        missing = tuple(prompt for prompt in wanted_here if prompt not in finished.get(row, ()))
-        if missing:
-            wanted[row] = missing
-    return Standing(wanted=wanted, sources=frozenset(finished), finished=finished, built=built)
 
 
 def model_choice(spec: JobSpec) -> ModelChoice:

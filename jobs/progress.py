@@ -97,12 +97,14 @@ class Lines:
         """A line, if it is time for one; failures at once."""
         self._done += 1
         self._fresh += 1
+        now = self._clock()
+        if self._fresh == 1:
+            self._begun = now  # until then workers were starting, which says nothing of their pace
         if outcome.error is not None:
             self.say(f"given up: {outcome.error}")
-        now = self._clock()
-        if now - self._told >= self._every_s:
+        if now - self._told >= self._every_s and self._fresh > 1:
             self._told = now
-            rate = self._fresh / max(now - self._begun, 1e-9)
+            rate = (self._fresh - 1) / max(now - self._begun, 1e-9)
             left_s = (self._total - self._done) / max(rate, 1e-9)
             self.say(f"{self._done}/{self._total} tiles, {rate:.2f} tiles/s, about {left_s:.0f} s left")
 

@@ -5,54 +5,52 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
-from cluster.telemetry import WorkerSample
-from jobs.books import Books, Tally
 from jobs.job import Job
 from jobs.lease import Lease
 from jobs.ledger import FINISHED, RunFolder, run_names
 from jobs.prepare import (
     Prepared,
-    Standing,
     check_output,
     check_room,
     open_output,
     prepare,
     save,
     setup_for,
-    standing,
     unmake,
 )
-from jobs.registry import Registry, RunRow
+from jobs.session import Session, begin, conclude, ended_before, register
+from jobs.standing import standing
 from jobs.summary import Summary
-from jobs.verify import verify_run
 from jobs.watch import Silent, Watcher
-from mapper.errors import MapperError, ModelError, VerifyError
+from mapper.errors import MapperError, ModelError
 from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
-from mapper.pyramid import build_shard
-
-SAMPLE_TILES = 8
-"""Tiles that every run reads back at its end."""
+from mapper.pyramid import LevelTask, build_shard
 
 
 class Run:
     """A run under way in a thread. ``stop`` drains it; ``wait`` gives the summary or raises what ended it."""
 
     def __init__(
-        self, prepared: Prepared, make_pool: Callable[[Setup], Pool], watcher: Watcher, *, retry: bool
+        self,
+        prepared: Prepared,
+        make_pool: Callable[[Setup], Pool],
+        watcher: Watcher,
+        *,
+        retry: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.prepared = prepared
         self.name = prepared.run
         self._make_pool = make_pool
         self._watcher = watcher
         self._retry = retry
+        self._clock = clock
         self._stop = threading.Event()
         self._summary: Summary | None = None
         self._error: BaseException | None = None
@@ -85,7 +83,12 @@ class Run:
     def _go(self) -> None:
         try:
             self._summary = _execute(
-                self.prepared, self._make_pool, self._watcher, self._stop.is_set, retry=self._retry
+                self.prepared,
+                self._make_pool,
+                self._watcher,
+                self._stop.is_set,
+                retry=self._retry,
+                clock=self._clock,
             )
         except BaseException as error:  # raised again in ``wait``, in the caller's thread
             self._error = error
@@ -99,11 +102,14 @@ def start(
     local: bool = False,
     watcher: Watcher | None = None,
     retry: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Run:
-    """Plan if needed, and start or resume. Arguments as in ``Job.run``; a prepared job is not searched again."""
+    """Plan if needed, and start or resume. Arguments as in ``Job.run``; a prepared job is not searched again, and what
+    is spent is reckoned by the clock."""
     watcher = watcher or Silent()
     prepared = job if isinstance(job, Prepared) else prepare(job, tell=watcher.say)
-    wanted_gpus = gpus if gpus is not None else prepared.job.spec.compute.gpus
+    compute = prepared.job.spec.compute
+    wanted_gpus = gpus if gpus is not None else compute.gpus
 
     def make_pool(setup: Setup) -> Pool:
         if local:
@@ -112,9 +118,14 @@ def start(
             return LocalPool(setup)
         from cluster.ray_pool import RayPool
 
-        return RayPool(setup, workers=None if wanted_gpus == "auto" else wanted_gpus, address=address)
+        return RayPool(
+            setup,
+            workers=None if wanted_gpus == "auto" else wanted_gpus,
+            readers=None if compute.readers == "auto" else compute.readers,
+            address=address,
+        )
 
-    return Run(prepared, make_pool, watcher, retry=retry)
+    return Run(prepared, make_pool, watcher, retry=retry, clock=clock)
 
 
 def _execute(
@@ -124,53 +135,92 @@ def _execute(
     stopped: Callable[[], bool],
     *,
     retry: bool,
+    clock: Callable[[], float],
 ) -> Summary:
-    started = time.monotonic()
-    spec, folder = prepared.job.spec, prepared.folder
-    if prepared.saved and not retry and (ended := _ended_before(prepared)) is not None:
+    started = clock()
+    if prepared.saved and not retry and (ended := ended_before(prepared)) is not None:
         watcher.say(f"run {prepared.run} is finished; nothing to do")
         return ended
-    lease = Lease(spec.output.mosaic, prepared.run, engine=spec.output.engine)
+    output = prepared.job.spec.output
+    lease = Lease(output.mosaic, prepared.run, engine=output.engine)
     lease.refuse_if_held()  # before the mosaic is looked at: its driver may be making it just now
-    if Mosaic.exists(spec.output.mosaic):
-        check_output(prepared, Mosaic.open(spec.output.mosaic, writable=False))
-    else:
-        check_room(spec.output.mosaic)
-    with lease, _put_right(prepared, fresh=not Mosaic.exists(spec.output.mosaic)):
-        if not prepared.saved and folder.exists():  # another driver planned it since we looked
-            prepared = prepare(prepared.job)
-        if not prepared.saved:
-            save(prepared)
+    _check_place(prepared)
+    with lease, _put_right(prepared, fresh=not Mosaic.exists(output.mosaic)):
+        prepared = _planned(prepared)
         mosaic = open_output(prepared)
         todo = standing(prepared, mosaic, retry=retry)
-        facts = folder.facts() | {
-            "state": "running",
-            "planned": facts_planned(todo, folder.facts()),
-        }
-        folder.save_facts(facts)
-        tally = Tally()
-        devices = ""
-        books = Books(prepared, mosaic, todo, tally, watcher)
-        if todo.wanted and not stopped():
-            watcher.begin(facts["planned"], facts["planned"] - len(todo.wanted))
-            pool = make_pool(setup_for(prepared, mosaic))
-            try:
-                workers = pool.facts()
-                devices = ", ".join(sorted({worker.device for worker in workers}))
-                facts = _agreed(facts, workers, _fingerprints(spec.output.mosaic))
-                folder.save_facts(facts)
-                _register(prepared, "running", facts["planned"], facts["planned"] - len(todo.wanted))
-                tally.begun = time.monotonic()
-                _work(prepared, pool, books, todo, stopped)
-            finally:
-                pool.close()
-                watcher.end()
-        elif not stopped():
-            _build_levels(mosaic, books)
-        facts["levels_behind"] = books.levels_behind
-        if not stopped():
-            facts["tag"] = mosaic.tag(f"run-{prepared.run}")
-        return _conclude(prepared, facts, tally, started, devices, interrupted=stopped())
+        session = begin(prepared, mosaic, todo, watcher, clock)
+        if not todo.wanted and not stopped():
+            _build_levels(session)
+        elif not stopped() and not session.meter.used_up:
+            _map(session, make_pool, watcher, stopped)
+        return conclude(session, interrupted=stopped(), seconds=clock() - started)
+
+
+def _check_place(prepared: Prepared) -> None:
+    """Refuse a mosaic that is another job's, before anything is made."""
+    url = prepared.job.spec.output.mosaic
+    if Mosaic.exists(url):
+        check_output(prepared, Mosaic.open(url, writable=False))
+    else:
+        check_room(url)
+
+
+def _planned(prepared: Prepared) -> Prepared:
+    """The job with its plan beside the mosaic: ours, or that of another driver who put one there since we looked."""
+    if not prepared.saved and prepared.folder.exists():
+        prepared = prepare(prepared.job)
+    if not prepared.saved:
+        save(prepared)
+    return prepared
+
+
+def _map(session: Session, make_pool: Callable[[Setup], Pool], watcher: Watcher, stopped: Callable[[], bool]) -> None:
+    """Have the workers map what is wanted."""
+    watcher.begin(session.planned, session.finished)
+    session.meter.begin()
+    pool = make_pool(setup_for(session.prepared, session.mosaic))
+    try:
+        workers = pool.facts()
+        session.meter.work(pool.workers())
+        session.device = ", ".join(sorted({worker.device for worker in workers}))
+        session.facts = _agreed(session.facts, workers, _fingerprints(session.mosaic.url))
+        session.save()
+        register(session.prepared, "running", session.planned, session.finished)
+        session.tally.begun = time.monotonic()
+        _work(session, pool, stopped)
+    finally:
+        session.meter.count(pool.workers())
+        pool.close()
+        session.meter.close()
+        watcher.end()
+
+
+def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
+    """Tasks out, outcomes in, until all is done, somebody stops it, or the budget is used up."""
+    meter, todo = session.meter, session.todo
+    tasks = meter.handing_out(session.prepared.plan.tasks(todo.wanted, written_sources=todo.sources))
+
+    def enough() -> bool:
+        meter.count(pool.workers())
+        return stopped() or meter.used_up
+
+    try:
+        for outcome in outcomes(pool, tasks, more=session.books.more, stopped=enough):
+            if not isinstance(outcome.task, LevelTask):
+                meter.over()
+            session.books.enter(outcome)
+    finally:
+        session.books.close()
+
+
+def _build_levels(session: Session) -> None:
+    """What a killed run left to do above its tiles, here: it needs no model."""
+    while due := session.books.more(True):
+        for task in due:
+            built = build_shard(session.mosaic, task)
+            session.books.enter(Outcome(worker="", task=task, attempts=1, result=built))
+    session.books.close()
 
 
 @contextlib.contextmanager
@@ -180,37 +230,16 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
         yield
     except MapperError as error:
         folder = prepared.folder
-        if fresh and next(folder.entries(), None) is None:
+        if fresh and not folder.begun():
             output = prepared.job.spec.output
             unmake(output.mosaic, output.engine, prepared.plan.grids)
         elif folder.exists():
             facts = folder.facts() | {"state": "stopped", "error": str(error)}
             folder.save_facts(facts)
-            finished = sum(entry.state in FINISHED for entry in folder.states().values())
-            _register(prepared, "stopped", int(facts.get("planned", 0)), finished)
+            counts = folder.counts()
+            finished = sum(counts[state] for state in FINISHED)
+            register(prepared, "stopped", int(facts.get("planned", 0)), finished)
         raise
-
-
-def facts_planned(todo: Standing, facts: Mapping[str, Any]) -> int:
-    """Tiles this run answers for: those it had to write when it first began."""
-    return int(facts["planned"]) if "planned" in facts else len(todo.wanted)
-
-
-def _work(prepared: Prepared, pool: Pool, books: Books, todo: Standing, stopped: Callable[[], bool]) -> None:
-    tasks = prepared.plan.tasks(todo.wanted, written_sources=todo.sources)
-    try:
-        for outcome in outcomes(pool, tasks, more=books.more, stopped=stopped):
-            books.enter(outcome)
-    finally:
-        books.close()
-
-
-def _build_levels(mosaic: Mosaic, books: Books) -> None:
-    """What a killed run left to do above its tiles, here: it needs no model."""
-    while due := books.more(True):
-        for task in due:
-            books.enter(Outcome(worker="", task=task, attempts=1, result=build_shard(mosaic, task)))
-    books.close()
 
 
 def _fingerprints(mosaic: str) -> set[str]:
@@ -233,117 +262,3 @@ def _agreed(facts: dict[str, Any], workers: Sequence[WorkerFacts], earlier: set[
             found=", ".join(sorted(prints)),
         )
     return facts | {"fingerprint": next(iter(prints)), "workers": [asdict(worker) for worker in workers]}
-
-
-def _ended_before(prepared: Prepared) -> Summary | None:
-    """The summary of a run that has nothing left to do."""
-    facts = prepared.folder.facts()
-    if facts.get("state") not in ("done", "quarantined") or "summary" not in facts:
-        return None
-    if facts.get("levels_behind") or any(entry.state == "failed" for entry in prepared.folder.states().values()):
-        return None
-    past = facts["summary"]
-    return Summary(
-        **{
-            **past,
-            "seconds": 0.0,
-            "worked_tiles": 0,
-            "problems": tuple(past["problems"]),
-            "workers": tuple(past["workers"]),
-        }
-    )
-
-
-def _conclude(
-    prepared: Prepared,
-    facts: dict[str, Any],
-    tally: Tally,
-    started: float,
-    device: str,
-    *,
-    interrupted: bool,
-) -> Summary:
-    states = prepared.folder.states()
-    counts = Counter(entry.state for entry in states.values())
-    planned = int(facts["planned"])
-    tiles = {"planned": planned} | {state: counts[state] for state in ("done", "nodata", "failed", "quarantined")}
-    left = planned - sum(tiles[state] for state in ("done", "nodata", "failed", "quarantined"))
-    elapsed = time.monotonic() - started
-    worked_s = tally.ended - tally.begun
-    problems = (
-        *(
-            {"tile": _named(prepared, row), "error": entry.error, "cause": entry.cause}
-            for row, entry in sorted(states.items())
-            if entry.state in ("failed", "quarantined")
-        ),
-        *({"tile": name, "error": error, "cause": cause} for name, error, cause in tally.levels),
-    )
-    state = (
-        "interrupted"
-        if interrupted and (left > 0 or facts["levels_behind"])
-        else ("quarantined" if problems else "done")
-    )
-    report = verify_run(prepared.folder, sample=SAMPLE_TILES)
-    if report.bad:
-        raise VerifyError(
-            f"{len(report.bad)} of {report.checked} tiles read back are not what was written",
-            fix="run `resmap verify --full`, then mend the store",
-            mosaic=prepared.job.spec.output.mosaic,
-            first=report.bad[0].tile,
-        )
-    summary = Summary(
-        run=prepared.run,
-        mosaic=prepared.job.spec.output.mosaic,
-        state=state,
-        tiles=tiles,
-        seconds=round(elapsed, 3),
-        worked_tiles=tally.worked,
-        seam=tally.seam if tally.seam is not None else facts.get("seam"),
-        verified_tiles=report.checked,
-        problems=problems,
-        workers=tuple(_worker(sample, worked_s) for sample in tally.telemetry.samples()),
-        device=device,
-    )
-    prepared.folder.save_facts(
-        facts
-        | {
-            "state": state,
-            "ended": datetime.now(UTC).isoformat(),
-            "summary": summary.as_json(),
-            "seam": summary.seam,
-        }
-    )
-    _register(prepared, state, planned, tiles["done"] + tiles["nodata"])
-    return summary
-
-
-def _named(prepared: Prepared, row: int) -> str:
-    tile = prepared.plan.tiles[row]
-    return f"{prepared.plan.grids[tile.grid].name or '0'}/r{tile.row}c{tile.column}/t{tile.step}"
-
-
-def _worker(sample: WorkerSample, elapsed: float) -> dict[str, Any]:
-    rates = {key: round(value, 4) for key, value in sample.rates(elapsed).items()}
-    seconds = {stage: round(value, 3) for stage, value in sample.seconds.items()}
-    return {
-        "worker": sample.worker,
-        "tiles": sample.tiles,
-        "windows": sample.windows,
-        **rates,
-        "seconds": seconds,
-    }
-
-
-def _register(prepared: Prepared, state: str, planned: int, finished: int) -> None:
-    """Tell the index. It can be rebuilt, so a run does not fail for want of it."""
-    with contextlib.suppress(MapperError):
-        Registry().save(
-            RunRow(
-                run=prepared.run,
-                mosaic=prepared.job.spec.output.mosaic,
-                name=prepared.job.spec.name,
-                state=state,
-                planned=planned,
-                finished=finished,
-            )
-        )

@@ -169,12 +169,20 @@ class Compute(_Section):
     """How much machinery; none of it changes a pixel."""
 
     gpus: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    readers: Literal["auto"] = "auto"
+    readers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="actors that read for the GPU workers, a core each; auto places some where GPUs lack cores"
+    )
     batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="windows the model takes at once"
     )
-    budget_usd: float | None = Field(None, gt=0, description="a plan that costs more is not run")
-    usd_per_gpu_hour: float = Field(2.0, ge=0, description="what the plan reckons an hour of one GPU at")
+    budget_usd: float | None = Field(
+        None,
+        gt=0,
+        description="a plan that costs more is not begun, and a run that has spent it stops; a higher one goes on",
+    )
+    usd_per_gpu_hour: float = Field(
+        2.0, ge=0, description="what plan and run reckon an hour of one worker at, its start-up with it"
+    )
 
 
 class Monitor(_Section):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from jobs.job import absolute
-from jobs.ledger import RunFolder, run_names
+from jobs.ledger import RunFolder, run_names, states_in
 from jobs.registry import Registry, RunRow
 from mapper.errors import SpecError
 
@@ -51,15 +53,21 @@ def run_status(run_or_mosaic: str) -> list[RunStatus]:
 
 def _status(folder: RunFolder) -> RunStatus:
     facts = folder.facts()
-    states = folder.states()
-    problems = [entry for _, entry in sorted(states.items()) if entry.error]
+    counts: Counter[str] = Counter()
+    attempts = 0
+    problems: list[tuple[int, str]] = []
+    for batch in folder.last_words("state", "attempts", "error"):
+        counts += states_in(batch)
+        attempts += int(batch.column("attempts").to_numpy().sum())
+        told = batch.filter(pc.not_equal(batch.column("error"), ""))
+        problems += zip(told.column("tile").to_pylist(), told.column("error").to_pylist(), strict=True)
     return RunStatus(
         run=folder.run,
         name=facts.get("name", folder.run),
         mosaic=folder.mosaic,
         state=facts.get("state", "planned"),
         planned=int(facts.get("planned", 0)),
-        counts=dict(Counter(entry.state for entry in states.values())),
-        attempts=sum(entry.attempts for entry in states.values()),
-        problems=tuple(entry.error for entry in problems),
+        counts=dict(counts),
+        attempts=attempts,
+        problems=tuple(error for _, error in sorted(problems)),
     )

@@ -14,7 +14,7 @@ class Summary:
     run: str
     mosaic: str
     state: str
-    """done · quarantined (finished, some tiles given up) · interrupted."""
+    """done · quarantined (finished, some tiles given up) · interrupted · out-of-budget."""
 
     tiles: Mapping[str, int]
     """planned, done, nodata, failed, quarantined."""
@@ -34,12 +34,19 @@ class Summary:
     """Throughput by worker: tiles, tiles_per_s, km2_per_h, busy, and seconds by stage."""
 
     device: str = ""
+    spent_usd: float = 0.0
+    """On workers, by all sessions of this run: their number, times hours, times compute.usd_per_gpu_hour."""
+
+    stopped: str = ""
+    """Why it ended before its end, and what to do; empty where it did not."""
 
     @property
     def exit_status(self) -> int:
         """As the command line ends."""
         if self.state == "interrupted":
             return 130
+        if self.state == "out-of-budget":
+            return 6
         return 4 if self.problems else 0
 
     def as_json(self) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from jobs.budget import dollars
 from jobs.estimate import Estimate, Range
+from jobs.pilot import Pilot
 from jobs.prepare import Prepared
 from jobs.registry import RunRow
 from jobs.status import RunStatus
@@ -38,21 +40,19 @@ def workers_table(summary: Summary) -> Table:
     return table
 
 
-def plan_table(prepared: Prepared, cost: Estimate, device: str) -> Table:
-    """What a plan says, before a cent is spent."""
+def plan_table(prepared: Prepared, cost: Estimate, device: str, *, measured: bool = False) -> Table:
+    """What a plan says, before a cent is spent; ``measured`` by a pilot, or reckoned."""
     table = Table(
         title=f"Plan of {prepared.run}", title_justify="left", title_style="bold", show_header=False, box=None
     )
     table.add_column(style="dim")
     table.add_column()
     days = f"{cost.first_date:%Y-%m-%d} to {cost.last_date:%Y-%m-%d}"
+    clouds = "" if cost.cloud_share is None else f"; {100 * cost.cloud_share:.0f} % cloud by the catalog"
     rows = [
         ("area", f"{cost.area_km2:,.2f} km², {100 * cost.covered_share:.1f} % of it under imagery"),
         ("holes", f"{cost.hole_km2:,.2f} km² without imagery" if cost.hole_km2 > 1e-6 else "none"),
-        (
-            "imagery",
-            f"{cost.items:,} items, {days}; {_counted(len(prepared.plan.steps), 'time step')}",
-        ),
+        ("imagery", f"{cost.items:,} items, {days}; {_counted(len(prepared.plan.steps), 'time step')}{clouds}"),
         *[
             (
                 "grid",
@@ -61,19 +61,73 @@ def plan_table(prepared: Prepared, cost: Estimate, device: str) -> Table:
             for grid in prepared.plan.grids
         ],
         ("tiles", f"{cost.tiles:,}" + (f", {cost.holes:,} of them without imagery" if cost.holes else "")),
-        ("windows", f"{cost.windows:,} for the model"),
+        ("windows", f"{cost.windows_once:,} to {cost.windows:,} for the model: neighbours share some"),
         ("reads", f"at most {_bytes(cost.read_bytes)} decoded, about {cost.requests:,} requests"),
-        ("writes", f"{_bytes(cost.written_bytes)} before compression, to {prepared.job.spec.output.mosaic}"),
+        ("writes", f"{_written(cost)}, to {prepared.job.spec.output.mosaic}"),
     ]
     if cost.seconds is not None and cost.usd is not None:
+        how = "as its pilot took here" if measured else "as timed on noise here"
+        price = prepared.job.spec.compute.usd_per_gpu_hour
         rows += [
-            ("time", f"{_span(cost.seconds)} on {cost.workers} × {device}, as timed on this machine"),
-            ("cost", f"${cost.usd.likely:,.2f} (${cost.usd.low:,.2f} to ${cost.usd.high:,.2f}) at "
-                     f"${prepared.job.spec.compute.usd_per_gpu_hour:g} a GPU hour"),
+            ("time", f"{_span(cost.seconds)} on {cost.workers} × {device}, {how}"),
+            ("cost", f"{dollars(cost.usd.likely)} ({dollars(cost.usd.low)} to {dollars(cost.usd.high)}) at "
+                     f"{dollars(price)} a GPU hour"),
         ]  # fmt: skip
+        budget_usd = prepared.job.spec.compute.budget_usd
+        if budget_usd is not None:
+            rows.append(("budget", f"{dollars(budget_usd)}, {_against(cost.usd, budget_usd)}"))
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def _against(usd: Range, budget_usd: float) -> str:
+    if usd.likely > budget_usd:
+        return "less than the likely cost: the run would not begin"
+    return "enough" if usd.high <= budget_usd else "enough for the likely cost; the run stops where it is not"
+
+
+def pilot_table(pilot: Pilot) -> Table:
+    """What a pilot has measured."""
+    title = f"Pilot of {_counted(pilot.tiles, 'tile')} on {pilot.device}"
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column()
+    mapped = pilot.tiles - len(pilot.problems)
+    rows = [("took", f"{_duration(pilot.seconds)}, {pilot.windows:,} windows, {_bytes(pilot.read_bytes)} decoded")]
+    if pilot.bound is not None:
+        stages = ", ".join(f"{stage} {_duration(seconds)}" for stage, seconds in pilot.stages.items())
+        rows += [
+            ("stages", f"{stages}, to this disk; they overlap"),
+            ("bound by", _BOUND[pilot.bound]),
+            ("stored", f"{_bytes(pilot.stored_bytes / mapped)} a tile, compressed"),
+        ]
+    if pilot.blank_share is not None:
+        rows.append(("blank", f"{100 * pilot.blank_share:.0f} % of the tiles under imagery show no valid pixel"))
+    if pilot.problems:
+        rows.append(("failed", f"{len(pilot.problems):,} of {_counted(pilot.tiles, 'tile')}"))
+    if pilot.bound is None:
+        rows.append(("price", "none: no tile under imagery could be mapped"))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+_BOUND = {
+    "infer": "the model, as it should be",
+    "read": "reading: the model waits for pixels",
+    "blend": "blending on the CPU: the model waits for it",
+    "write": "writing: the model waits for the store",
+}
+
+
+def _written(cost: Estimate) -> str:
+    if cost.stored_bytes is None:
+        return f"{_bytes(cost.written_bytes)} before compression"
+    stored = cost.stored_bytes
+    if stored.low == stored.high:
+        return f"{_bytes(stored.likely)} compressed"
+    return f"about {_bytes(stored.likely)} ({_bytes(stored.low)} to {_bytes(stored.high)}) compressed"
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:
@@ -128,6 +182,8 @@ def _span(seconds: Range) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

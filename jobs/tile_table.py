@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 Flags: TypeAlias = NDArray[np.bool_]
 Ints: TypeAlias = NDArray[np.int32]
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,22 @@ class PlannedTile:
 
     items: tuple[int, ...]
     """Rows of the item table, in the order in which they are laid; empty where there is a hole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stretch:
+    """Tiles of one grid and step that follow one another."""
+
+    grid: int
+    step: int
+    row: Ints
+    column: Ints
+    clipped: Flags
+    shown_by: Ints
+    """How many items show each tile."""
+
+    item: Ints
+    """Rows of the item table, tile after tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
@@ -61,6 +78,24 @@ class TileTable(Sequence[PlannedTile]):
             first_item=ends,
             item=np.array([item for tile in held for item in tile.items], np.int32),
         )
+
+    @classmethod
+    def joined(cls, stretches: Iterable[Stretch]) -> TileTable:
+        """The table of these stretches, one after the other."""
+        held = list(stretches)
+        sizes = [len(stretch.row) for stretch in held]
+        table: dict[str, NDArray[Any]] = {
+            "grid": np.repeat(np.array([stretch.grid for stretch in held], np.int16), sizes),
+            "step": np.repeat(np.array([stretch.step for stretch in held], np.int32), sizes),
+            "row": _one([stretch.row for stretch in held], np.int32),
+            "column": _one([stretch.column for stretch in held], np.int32),
+            "clipped": _one([stretch.clipped for stretch in held], np.bool_),
+        }
+        first_item = np.zeros(sum(sizes) + 1, np.int64)
+        np.cumsum(_one([stretch.shown_by for stretch in held], np.int32), out=first_item[1:])
+        parts = [stretch.item for stretch in held]
+        del held
+        return cls(**table, first_item=first_item, item=_one(parts, np.int32))
 
     def __len__(self) -> int:
         return len(self.grid)
@@ -98,3 +133,14 @@ class TileTable(Sequence[PlannedTile]):
             clipped=bool(self.clipped[n]),
             items=tuple(self.item[self.first_item[n] : self.first_item[n + 1]].tolist()),
         )
+
+
+def _one(parts: list[NDArray[Value]], kind: type[Value]) -> NDArray[Value]:
+    """The parts as one array. The list is emptied on the way, so that what was copied can be forgotten at once."""
+    whole = np.empty(sum(len(part) for part in parts), kind)
+    end = len(whole)
+    while parts:
+        part = parts.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mapper.grid import PixelBox
-from mapper.imagery import NO_SOURCE, Pixels, Valid, View
+from mapper.imagery import NO_SOURCE, Pixels, Source, Valid, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +26,53 @@ class FirstSeen:
 
     def __init__(self, frame: PixelBox, *, bands: int) -> None:
         self._frame = frame
-        self._pixels = np.zeros((bands, *frame.shape), np.uint8)
-        self._valid = np.zeros(frame.shape, np.bool_)
-        self._source = np.full(frame.shape, NO_SOURCE, np.uint32)
+        self._bands = bands
+        self._only: Layer | None = None
+        """The one layer so far, where it covers the frame: most tiles have no other, and nothing is copied."""
+
+        self._view: View | None = None
+        """What all layers together show, where it is more than that."""
 
     def unseen(self, box: PixelBox) -> PixelBox:
         """The smallest box around what no layer has seen of a box inside the frame; ``empty`` where all is seen."""
-        missing = ~self._valid[box.within(self._frame)]
-        return box_around(missing, box)
+        valid = self._view.valid if self._view is not None else self._only.valid if self._only is not None else None
+        return box if valid is None else box_around(~valid[box.within(self._frame)], box)
 
     def add(self, box: PixelBox, layer: Layer) -> None:
         """Lay one under those that came before, over a box inside the frame."""
+        if self._only is None and self._view is None and box == self._frame:
+            self._only = layer
+            return
+        view = self._view = self._own()
         here = box.within(self._frame)
-        fresh = layer.valid & ~self._valid[here]
-        np.copyto(self._pixels[:, *here], layer.pixels, where=fresh)
-        self._source[here][fresh] = layer.index
-        self._valid[here] |= fresh
+        fresh = layer.valid & ~view.valid[here]
+        np.copyto(view.pixels[:, *here], layer.pixels, where=fresh)
+        np.copyto(view.source[here], np.uint32(layer.index), where=fresh)
+        view.valid[here] |= fresh
 
     def view(self) -> View:
-        """What all layers together show."""
-        return View(pixels=self._pixels, valid=self._valid, source=self._source)
+        """What all layers together show. It may share the arrays of a layer that covers the frame."""
+        if self._only is not None and self._view is None:
+            return View(pixels=self._only.pixels, valid=self._only.valid, source=self._source_of(self._only))
+        return self._own()
+
+    def _own(self) -> View:
+        """What was laid, in arrays that may be written to."""
+        if self._view is not None:
+            return self._view
+        if self._only is not None:
+            only = self._only
+            return View(pixels=only.pixels.copy(), valid=only.valid.copy(), source=self._source_of(only))
+        return View(
+            pixels=np.zeros((self._bands, *self._frame.shape), np.uint8),
+            valid=np.zeros(self._frame.shape, np.bool_),
+            source=np.full(self._frame.shape, NO_SOURCE, np.uint32),
+        )
+
+    def _source_of(self, layer: Layer) -> Source:
+        source = np.full(layer.valid.shape, layer.index, np.uint32)
+        np.copyto(source, NO_SOURCE, where=~layer.valid)
+        return source
 
 
 def box_around(wanted: Valid, box: PixelBox) -> PixelBox:

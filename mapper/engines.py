@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import zarr
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import GroupNotFoundError, ZarrUserWarning
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import MemoryStore
 
 from mapper.errors import MosaicError, QuestionError
+from mapper.shards import Shard, ShardCodec, each_shard
 from mapper.storage import EngineName, has_repository, is_local, plain_store, store_failure
 
 CONCURRENT_REQUESTS = 16
@@ -65,17 +66,13 @@ class Tree:
             self._arrays[path] = array
         return self._arrays[path]
 
+    def put(self, shards: Sequence[Shard]) -> None:
+        """Encode and put shards, several at once; returns, or raises the first error, when all are over."""
+        sync(each_shard(ShardCodec.put, [(ShardCodec(self.array(shard.layer)), shard) for shard in shards]))
 
-class Unread(WrapperStore[Store]):
-    """A store in which no shard is there yet.
-
-    zarr reads a shard even where it then replaces all of it: three requests for nothing, and one that is damaged could
-    never be put right by mapping it again.
-    """
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """What is there, shards apart."""
-        return None if "/c/" in key else await super().get(key, prototype, byte_range)
+    def get(self, shards: Sequence[Shard]) -> None:
+        """Fill shards with what is stored, several at once; else as ``put``."""
+        sync(each_shard(ShardCodec.get, [(ShardCodec(self.array(shard.layer)), shard) for shard in shards]))
 
 
 class Engine(Protocol):
@@ -89,8 +86,8 @@ class Engine(Protocol):
     def reading(self) -> Tree:
         """All that had been written, and committed where that is needed, before this call."""
 
-    def put(self, act: Callable[[Tree], None]) -> bytes | None:
-        """Write chunks. What this returns goes to ``commit``, from whichever process; None where nothing need be."""
+    def put(self, shards: Sequence[Shard]) -> bytes | None:
+        """Write shards. What this returns goes to ``commit``, from whichever process; None where nothing need be."""
 
     def change(self, act: Callable[[zarr.Group], None], message: str) -> None:
         """Change metadata, from the root on, which is made where there is none."""
@@ -167,7 +164,6 @@ class ZarrEngine:
 
     def __init__(self, root: zarr.Group) -> None:
         self._tree = Tree(root)
-        self._unread: Tree | None = None
 
     @classmethod
     def open(cls, url: str, *, writable: bool) -> ZarrEngine | None:
@@ -203,11 +199,9 @@ class ZarrEngine:
         """As in ``Engine``."""
         return self._tree
 
-    def put(self, act: Callable[[Tree], None]) -> None:
+    def put(self, shards: Sequence[Shard]) -> None:
         """As in ``Engine``: no receipt."""
-        if self._unread is None:
-            self._unread = Tree(_root(Unread(self._tree.root.store)))
-        act(self._unread)
+        self._tree.put(shards)
 
     def change(self, act: Callable[[zarr.Group], None], message: str) -> None:
         """As in ``Engine``: changed in memory and put together, because node by node it takes ten requests for each."""
@@ -217,7 +211,7 @@ class ZarrEngine:
         draft = MemoryStore(dict(before))
         act(zarr.open_group(draft, mode="r+", zarr_format=3, use_consolidated=False))
         sync(_put_changed(draft, before, store))
-        self._tree, self._unread = Tree(_root(store)), None
+        self._tree = Tree(_root(store))
 
     def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> None:
         """As in ``Engine``: nothing to do."""

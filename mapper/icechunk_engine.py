@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import zarr
 from zarr.errors import GroupNotFoundError
 
-from mapper.engines import Snapshot, Tree, Unread
+from mapper.engines import Snapshot, Tree
 from mapper.errors import BusyError, MosaicError, QuestionError
 from mapper.icechunk_storage import FIRST_SNAPSHOT, icechunk, make_repository, open_repository
+from mapper.shards import Shard
 from mapper.storage import EngineName
 
 if TYPE_CHECKING:
@@ -105,13 +106,13 @@ class IcechunkEngine:
             )
         return seen.tree
 
-    def put(self, act: Callable[[Tree], None]) -> bytes:
-        """As in ``Engine``. A fork in which an act has failed is not used again: half a tile is in it."""
+    def put(self, shards: Sequence[Shard]) -> bytes:
+        """As in ``Engine``. A fork in which a shard has failed is not used again: half a tile is in it."""
         try:
             fork = self._forks.pop()
         except IndexError:
             fork = self._fork()
-        act(fork.tree)
+        fork.tree.put(shards)
         receipt = pickle.dumps(fork.session)
         fork.session.discard_changes()
         self._forks.append(fork)
@@ -169,7 +170,7 @@ class IcechunkEngine:
 
     def _fork(self) -> _Fork:
         session = self._repository.writable_session("main").fork()
-        root = zarr.open_group(Unread(session.store), mode="r+", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(session.store, mode="r+", zarr_format=3, use_consolidated=False)
         return _Fork(session, Tree(root))
 
     def _settle(self, session: Session, message: str, metadata: Mapping[str, Any]) -> str:

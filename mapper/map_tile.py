@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -214,6 +214,10 @@ class TileMapper:
             reader=RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite),
             mosaic=Mosaic.open(setup.mosaic),
         )
+
+    def read_with(self, made_of: Callable[[Reader], Reader]) -> None:
+        """Read with another reader, made of the one there is."""
+        self._reader = made_of(self._reader)
 
     def build(self, task: LevelTask) -> LevelResult:
         """Reduce what lies under one shard of a coarser level, and write it. Needs no model."""

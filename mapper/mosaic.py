@@ -45,6 +45,7 @@ from mapper.layout import (
 )
 from mapper.masks import Stored
 from mapper.prompts import Prompt
+from mapper.shards import Shard, is_ours
 from mapper.storage import EngineName, store_failure
 
 
@@ -190,17 +191,16 @@ class Mosaic:
 
     def write(self, grid: Grid, tile: Tile, time: int, layers: TileLayers) -> Written:
         """Write one tile of any level: each shard put once, whole. Writing it again leaves the same bytes."""
-        rows, columns = tile.core.within(grid.box)
-
-        def act(tree: Tree) -> None:
-            for position, prompt in enumerate(layers.prompts):
-                tree.array(f"{grid.path}/mask")[prompt, time, rows, columns] = layers.mask[position]
-                tree.array(f"{grid.path}/score")[prompt, time, rows, columns] = layers.score[position]
-            if layers.source is not None:
-                tree.array(f"{grid.path}/source")[time, rows, columns] = layers.source
-
+        place = (time, tile.row, tile.column)
+        shards = [
+            Shard(layer=f"{grid.path}/{name}", place=(prompt, *place), pixels=layer)
+            for name, stack in (("mask", layers.mask), ("score", layers.score))
+            for prompt, layer in zip(layers.prompts, stack, strict=True)
+        ]
+        if layers.source is not None:
+            shards.append(Shard(layer=f"{grid.path}/source", place=place, pixels=layers.source))
         try:
-            receipt = self._engine.put(act)
+            receipt = self._engine.put(shards)
         except Exception as error:
             raise store_failure(error, self.url, "written", tile=tile.name) from error
         put = layers.mask.nbytes + layers.score.nbytes + (0 if layers.source is None else layers.source.nbytes)
@@ -274,18 +274,23 @@ class Mosaic:
             ``(y, x)``.
 
         Raises:
-            StoreError: a shard is truncated or fails its checksum. Under zarr one that is missing or empty reads as
-                unmapped: shards that are gaps all over are never stored, so only the ledger's checksums tell. Under
-                icechunk one that is missing is an error.
+            StoreError: a shard is truncated or fails its checksum. Under zarr one that is missing reads as unmapped,
+                and so may one that is empty: shards that are gaps all over are never stored, so only the ledger's
+                checksums tell. Under icechunk one that is missing is an error.
         """
         inside = box.intersection(grid.box)
         axes = (time,) if name == "source" else (prompt, time)
         try:
-            array = self._engine.reading().array(f"{grid.path}/{name}")
-            if inside == box and not box.empty:
-                return np.asarray(array[*axes, *box.within(grid.box)])
+            tree, layer = self._engine.reading(), f"{grid.path}/{name}"
+            array = tree.array(layer)
             out = np.full(box.shape, array.fill_value, array.dtype)
-            if not inside.empty:
+            tiles = list(grid.tiles_in(inside))
+            if is_ours(array) and all(inside.contains(tile.core) for tile in tiles):
+                tree.get([
+                    Shard(layer=layer, place=(*axes, tile.row, tile.column), pixels=out[tile.core.within(box)])
+                    for tile in tiles
+                ])  # fmt: skip
+            else:  # a window into shards: only the chunks that it touches
                 out[inside.within(box)] = array[*axes, *inside.within(grid.box)]
         except Exception as error:
             touched = " ".join(tile.name for tile in grid.tiles_in(inside))

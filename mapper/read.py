@@ -7,23 +7,22 @@ value must not.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import rasterio
-from affine import Affine
-from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.warp import reproject, transform_bounds
-from rasterio.windows import Window
 
 from mapper.composite import FirstSeen, Layer, median
+from mapper.develop import Hidden, Stretched
 from mapper.errors import AssetError, SpecError
-from mapper.grid import BLOCK_PX, Lattice, PixelBox
-from mapper.imagery import Asset, Band, CloudMask, PlacedItem, Valid, View
-from mapper.raster import GDAL_OPTIONS, WARPED_CELLS, OpenFiles, Raster, Raw, read_failure
+from mapper.grid import Lattice, PixelBox
+from mapper.imagery import Asset, Item, PlacedItem, Valid, View
+from mapper.loading import CACHE_BYTES, Loader, Parts, reading_threads
+from mapper.raster import Raw, read_failure
 
 
 class Reader(Protocol):
@@ -34,7 +33,7 @@ class Reader(Protocol):
 
 
 class RasterReader:
-    """Reads rasters with GDAL. One may serve many threads; each keeps its own datasets open."""
+    """Reads rasters with GDAL. One may serve many threads: they share its open files and what it has decoded."""
 
     def __init__(
         self,
@@ -42,6 +41,8 @@ class RasterReader:
         bands: int,
         stretch: tuple[float, float] | None = None,
         composite: Literal["first", "median"] = "first",
+        threads: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """A reader of this many bands.
 
@@ -49,11 +50,18 @@ class RasterReader:
             bands: how many each item has.
             stretch: the physical values that become 0 and 255; None leaves uint8 as it is and refuses the rest.
             composite: ``first`` takes the first item that saw a pixel, in the order given.
+            threads: how many threads fetch and decode, whoever asks; None takes what suits the machine.
+            cache_bytes: decoded pixels kept for whoever asks next. No pixel depends on it.
         """
         self._bands = bands
         self._stretch = stretch
         self._composite = composite
-        self._open = OpenFiles()
+        self._loader = Loader(threads=threads or reading_threads(), cache_bytes=cache_bytes)
+
+    @property
+    def cached_bytes(self) -> int:
+        """What the decoded pixels kept take."""
+        return self._loader.kept_bytes
 
     def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
         """What the items, in this order, show of the frame.
@@ -63,183 +71,115 @@ class RasterReader:
             ReadError: a file did not arrive.
             CredentialsError: a store refused us.
         """
-        with rasterio.Env(**GDAL_OPTIONS):
-            if self._composite == "median":
-                return self._median(items, lattice, frame)
-            canvas = FirstSeen(frame, bands=self._bands)
-            for placed in items:
-                box = placed.extent.intersection(frame)
-                box = box if box.empty else canvas.unseen(box)
-                if not box.empty:
-                    canvas.add(box, self._layer(placed, lattice, box))
-            return canvas.view()
-
-    def _median(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
-        layers = []
+        if self._composite == "median":
+            return self._median(items, lattice, frame)
+        canvas = FirstSeen(frame, bands=self._bands)
         for placed in items:
             box = placed.extent.intersection(frame)
+            box = box if box.empty else canvas.unseen(box)
             if not box.empty:
-                part, here = self._layer(placed, lattice, box), box.within(frame)
-                pixels = np.zeros((self._bands, *frame.shape), np.uint8)
-                valid = np.zeros(frame.shape, np.bool_)
-                pixels[:, *here], valid[here] = part.pixels, part.valid
-                layers.append(Layer(pixels=pixels, valid=valid, index=part.index))
+                canvas.add(box, self._layer(self._begun(placed.item, lattice, box)))
+        return canvas.view()
+
+    def _median(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
+        boxes = [(placed.item, placed.extent.intersection(frame)) for placed in items]
+        scenes = (self._begun(item, lattice, box) for item, box in boxes if not box.empty)
+        layers: list[Layer] = []
+        coming = next(scenes, None)
+        while coming is not None:
+            scene, coming = coming, next(scenes, None)  # the next one is on its way while this one is laid
+            layers.append(_over(self._layer(scene), scene.box, frame))
         return median(layers, frame, bands=self._bands)
 
-    def _layer(self, placed: PlacedItem, lattice: Lattice, box: PixelBox) -> Layer:
-        item = placed.item
+    def _begun(self, item: Item, lattice: Lattice, box: PixelBox) -> _Scene:
+        """All files of an item over a box, on their way at once."""
+
+        groups: dict[str, list[int]] = {}
+        for position, band in enumerate(item.bands):
+            groups.setdefault(band.asset.href, []).append(position)
+        looks = []
+        for positions in groups.values():
+            bands = tuple(item.bands[position] for position in positions)
+            develop = Stretched.of(bands, self._stretch)
+            parts = self._loader.look(bands, lattice, box, Resampling.bilinear, develop)
+            looks.append(_Look(asset=bands[0].asset, positions=positions, parts=parts))
+        cloud = None
+        if item.cloud is not None:
+            band = item.cloud.band
+            parts = self._loader.look([band], lattice, box, Resampling.nearest, Hidden.of(item.cloud))
+            cloud = _Look(asset=band.asset, positions=(), parts=parts)
+        return _Scene(item=item, box=box, looks=looks, cloud=cloud)
+
+    def _layer(self, scene: _Scene) -> Layer:
+        """The pixels of one item, 0 wherever they are not valid."""
+        item, box = scene.item, scene.box
         pixels = np.zeros((self._bands, *box.shape), np.uint8)
-        valid = np.ones(box.shape, np.bool_)
-        for asset, positions in _by_asset(item.bands):
+        valid: Valid | None = None
+        for look in scene.looks:
+            seen = np.zeros(box.shape, np.bool_)
+            for here, part, real in look.come(box, item.id):
+                for position, values in zip(look.positions, part, strict=True):
+                    pixels[position][here] = values
+                seen[here] = real
+            valid = seen if valid is None else valid & seen
             if not valid.any():
                 break
-            wanted = [item.bands[position] for position in positions]
-            raw, seen = self._asset(asset, wanted, lattice, box, Resampling.bilinear, item.id)
-            valid &= seen
-            for position, band, values in zip(positions, wanted, raw, strict=True):
-                pixels[position] = _to_uint8(values, band, self._stretch, item.id)
-        if item.cloud is not None and valid.any():
-            valid &= ~self._hidden(item.cloud, lattice, box, item.id)
-        pixels[:, ~valid] = 0
+        assert valid is not None, "an item has bands"
+        if scene.cloud is not None and valid.any():
+            for here, hidden, _ in scene.cloud.come(box, item.id):
+                valid[here] &= ~hidden[0]
+        if not valid.all():
+            pixels *= valid
         return Layer(pixels=pixels, valid=valid, index=item.index)
 
-    def _hidden(self, cloud: CloudMask, lattice: Lattice, box: PixelBox, item_id: str) -> Valid:
-        raw, seen = self._asset(cloud.band.asset, [cloud.band], lattice, box, Resampling.nearest, item_id)
-        hidden = np.isin(raw[0], list(cloud.values)) if cloud.values else np.zeros(box.shape, np.bool_)
-        if cloud.bits:
-            hidden |= (raw[0].astype(np.int64) & cloud.bits) != 0
-        return hidden & seen
 
-    def _asset(
-        self,
-        asset: Asset,
-        bands: Sequence[Band],
-        lattice: Lattice,
-        box: PixelBox,
-        resampling: Resampling,
-        item_id: str,
-    ) -> tuple[Raw, Valid]:
-        """Stored values ``(band, y, x)`` of the box, and where they are real."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """One file of an item, on its way."""
+
+    asset: Asset
+    positions: Sequence[int]
+    """Of its bands among the item's."""
+
+    parts: Future[Parts]
+
+    def come(self, box: PixelBox, item_id: str) -> Iterator[tuple[tuple[slice, slice], Raw, Valid | np.bool_]]:
+        """Rows and columns of the box, what was made of the file there, and where that is real. Where nothing comes,
+        nothing is."""
         try:
-            raster = self._open.get(asset)
-            for band in bands:
-                if not 1 <= band.index <= raster.count:
-                    raise AssetError(
-                        f"band {band.index} was asked of a file that has {raster.count}",
-                        fix="correct imagery.bands in the job file",
-                    )
-            offset = raster.offset_on(lattice)
-            if offset is not None:
-                return _read_aligned(raster, bands, offset, box)
-            return _read_warped(raster, bands, lattice, box, resampling)
+            for where, future in self.parts.result():
+                cell = future.result()
+                if cell is not None:
+                    common = where.intersection(box)
+                    here, (kept, seen) = common.within(where), cell
+                    yield common.within(box), kept[:, *here], np.True_ if seen is None else seen[here]
+        # Others may wait for the same file: each is told anew, with its own item.
         except AssetError as error:
-            error.where |= {"item": item_id, "asset": asset.href}
-            raise
+            raise AssetError(error.what, fix=error.fix, item=item_id, asset=self.asset.href) from error
+        except SpecError as error:
+            raise SpecError(error.what, fix=error.fix, item=item_id) from error
         except rasterio.errors.RasterioError as error:
-            self._open.forget(asset)
-            raise read_failure(error, asset, item_id) from error
+            raise read_failure(error, self.asset, item_id) from error
         except (rasterio.errors.CRSError, ValueError) as error:
-            raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=asset.href) from error
+            raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=self.asset.href) from error
 
 
-def _by_asset(bands: Sequence[Band]) -> list[tuple[Asset, list[int]]]:
-    """Positions of the bands, gathered by the file they are in: one read a file."""
-    groups: dict[str, tuple[Asset, list[int]]] = {}
-    for position, band in enumerate(bands):
-        groups.setdefault(band.asset.href, (band.asset, []))[1].append(position)
-    return list(groups.values())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene:
+    """All files of an item over a box of lattice pixels, on their way."""
+
+    item: Item
+    box: PixelBox
+    looks: Sequence[_Look]
+    cloud: _Look | None
 
 
-def _read_aligned(raster: Raster, bands: Sequence[Band], offset: tuple[int, int], box: PixelBox) -> tuple[Raw, Valid]:
-    """The box of a raster whose upper left pixel is lattice pixel ``offset``; unseen where it has none."""
-    rows, columns = raster.shape
-    inside = box.intersection(PixelBox(offset[0], offset[1], offset[0] + rows, offset[1] + columns))
-    raw = np.zeros((len(bands), *box.shape), raster.dataset.dtypes[bands[0].index - 1])
-    valid = np.zeros(box.shape, np.bool_)
-    if not inside.empty:
-        window = Window(inside.left - offset[1], inside.top - offset[0], inside.width, inside.height)
-        there = inside.within(box)
-        raw[:, *there], valid[there] = raster.read(bands, window)
-    return raw, valid
-
-
-def _read_warped(
-    raster: Raster, bands: Sequence[Band], lattice: Lattice, box: PixelBox, resampling: Resampling
-) -> tuple[Raw, Valid]:
-    """The box, warped cell by cell."""
-    raw = np.zeros((len(bands), *box.shape), raster.dataset.dtypes[bands[0].index - 1])
-    valid = np.zeros(box.shape, np.bool_)
-    for cell in box.cells(BLOCK_PX):
-        part = cell.intersection(box)
-        key = (lattice, cell, tuple((band.index, band.nodata) for band in bands), resampling)
-        if key not in raster.warped:
-            raster.warped[key] = _warp_cell(raster, bands, lattice, cell, resampling)
-            if len(raster.warped) > WARPED_CELLS:
-                raster.warped.popitem(last=False)
-        warped = raster.warped[key]
-        if warped is not None:
-            there, here = part.within(box), part.within(cell)
-            raw[:, *there], valid[there] = warped[0][:, *here], warped[1][here]
-    return raw, valid
-
-
-def _warp_cell(
-    raster: Raster, bands: Sequence[Band], lattice: Lattice, cell: PixelBox, resampling: Resampling
-) -> tuple[Raw, Valid] | None:
-    """One lattice cell of a raster in another place, or None where they do not meet.
-
-    Imagery finer than the lattice is averaged down by a power of two first (overviews serve that), so that a
-    coarse map of fine imagery is not a sample of single pixels.
-    """
-    bounds = transform_bounds(lattice.crs, raster.crs, *lattice.bounds(cell), densify_pts=21)
-    to_pixel = ~raster.transform
-    corners = [to_pixel @ (x, y) for x in bounds[::2] for y in bounds[1::2]]
-    columns, rows = [c for c, _ in corners], [r for _, r in corners]
-    finer = min(max(columns) - min(columns), max(rows) - min(rows)) / BLOCK_PX
-    step = 1 if resampling == Resampling.nearest else 2 ** max(0, math.floor(math.log2(max(finer, 1.0)) + 1e-9))
-    margin = 2 * step  # a bilinear kernel reaches one pixel further on each side
-    source = PixelBox(
-        math.floor(min(rows)) - margin, math.floor(min(columns)) - margin,
-        math.ceil(max(rows)) + margin, math.ceil(max(columns)) + margin,
-    ).snapped(step).intersection(PixelBox(0, 0, *raster.shape))  # fmt: skip
-    if source.empty:
-        return None
-    out_shape = (math.ceil(source.height / step), math.ceil(source.width / step))
-    window = Window(source.left, source.top, source.width, source.height)
-    raw, seen = raster.read(bands, window, None if step == 1 else out_shape)
-    scale = Affine.scale(source.width / out_shape[1], source.height / out_shape[0])
-    # The valid mask travels as an alpha band: the warper weighs pixels by it, so no nodata bleeds into the edge.
-    work = raw.dtype if raw.dtype in (np.uint8, np.uint16, np.int16, np.float32) else np.dtype(np.float32)
-    top = 1 if work == np.float32 else np.iinfo(work.name).max
-    stack = np.concatenate([raw.astype(work), np.where(seen, top, 0).astype(work)[None]])
-    warped = np.zeros((len(stack), *cell.shape), work)
-    reproject(
-        stack,
-        warped,
-        src_transform=raster.transform @ Affine.translation(source.left, source.top) @ scale,
-        src_crs=raster.crs,
-        dst_transform=lattice.transform(cell),
-        dst_crs=lattice.crs,
-        resampling=resampling,
-        src_alpha=len(stack),
-        dst_alpha=len(stack),
-        tolerance=0.0,  # exact: the approximation's error would depend on the cell
-        num_threads=1,
-    )
-    return warped[:-1].astype(raw.dtype), warped[-1] > top / 2
-
-
-def _to_uint8(values: Raw, band: Band, stretch: tuple[float, float] | None, item_id: str) -> NDArray[np.uint8]:
-    if stretch is None:
-        if values.dtype != np.uint8:
-            raise SpecError(
-                f"band {band.name or band.index} holds {values.dtype}, and the model wants 0 to 255",
-                fix="say which range to map there, as in imagery.scale: {from: [0, 3000]}",
-                item=item_id,
-            )
-        return values
-    low, high = stretch
-    gain = 255 * band.scale / (high - low)
-    shift = 255 * (band.offset - low) / (high - low)
-    scaled = values.astype(np.float32) * np.float32(gain) + np.float32(shift)
-    return np.asarray(np.rint(np.clip(np.nan_to_num(scaled), 0, 255)), np.uint8)
+def _over(layer: Layer, box: PixelBox, frame: PixelBox) -> Layer:
+    """A layer over a box as one over a frame around it."""
+    if box == frame:
+        return layer
+    pixels = np.zeros((len(layer.pixels), *frame.shape), np.uint8)
+    valid = np.zeros(frame.shape, np.bool_)
+    here = box.within(frame)
+    pixels[:, *here], valid[here] = layer.pixels, layer.valid
+    return Layer(pixels=pixels, valid=valid, index=layer.index)

@@ -204,3 +204,17 @@ def test_a_remote_document_cannot_point_at_a_local_file() -> None:
 def test_a_relative_catalog_path_makes_absolute_hrefs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_href("a.tif", base="item.json") == str(tmp_path / "a.tif")
+
+
+@given(
+    st.from_regex(r"https?://[A-Za-z0-9.-]{1,12}/[A-Za-z0-9_./~%:=+,-]{0,12}(\.vrt|\.VRT)?", fullmatch=True),
+    st.sampled_from(["/catalog.json", "https://93.184.216.34/stac"]),
+)
+def test_a_plain_address_is_judged_as_any_other_is(href: str, catalog: str) -> None:
+    def answer(asked: str) -> str:
+        try:
+            return check_href(asked, catalog=catalog, resolve=False).removesuffix("?a=1")
+        except AssetError as error:
+            return error.what
+
+    assert answer(href) == answer(f"{href}?a=1")  # with a question, no address is plain

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import pickle
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from catalogs.footprints import footprint_of
-from catalogs.items import item_from_stac
+from catalogs.items import item_from_stac, items_from_stac, lean
 from catalogs.sensors import display_range, facts_for
 from mapper.errors import CatalogError, MapperError, SpecError
 from tests.catalogs.examples import real, real_items, stac_item
@@ -341,3 +342,66 @@ def test_nonsense_in_an_asset_is_one_of_our_errors_or_none(field: str, value: An
     doc["assets"]["image"][field] = value
     with contextlib.suppress(MapperError):
         item_from_stac(doc, bands=["red", "image:2"])
+
+
+def test_a_lean_item_is_read_as_the_whole_one() -> None:
+    bands = {"naip": ["image:1"], "sentinel-2 table": ["B04", "B03"], "sentinel-2 json": ["red", "nir"]}
+    shorter = 0
+    for source, docs in real_items().items():
+        for doc in docs[:20]:
+            for asked in (bands.get(source, ["red"]), list(doc["assets"])[:2]):
+                less = lean(doc, asked)
+                assert _answer(less, asked) == _answer(doc, asked)
+                shorter += len(less["assets"]) < len(doc["assets"])
+    assert shorter > 100
+
+
+def _answer(doc: dict[str, Any], bands: list[str]) -> object:
+    try:
+        return item_from_stac(doc, bands=bands)
+    except SpecError as error:
+        return str(error)
+
+
+def test_a_lean_item_keeps_what_tells_cloud_and_the_link_to_itself() -> None:
+    files = {key: {"href": f"https://example.com/{key}.tif"} for key in ("B04", "B03", "SCL", "visual")}
+    links = [{"rel": rel, "href": "https://example.com"} for rel in ("root", "self")]
+    doc = stac_item(collection="sentinel-2-l2a", assets=files, links=links)
+    assert set(lean(doc, ["B04"])["assets"]) == {"B04", "SCL"}
+    assert lean(doc, ["B04"])["links"] == links[1:]
+    assert lean(doc, ["red"]) == doc  # a name, not an asset: it may be of any
+    assert lean(doc, []) == doc
+
+
+def test_many_items_are_numbered_and_their_hrefs_judged() -> None:
+    docs = [stac_item(name) for name in "abc"]
+    items = items_from_stac(iter(docs), bands=RGB, judge=str.upper)
+    assert [(item.id, item.index) for item in items] == [("a", 0), ("b", 1), ("c", 2)]
+    assert items[2].bands[0].asset.href == "HTTPS://EXAMPLE.COM/C.TIF"
+    assert gc.isenabled()
+
+
+def test_scenes_of_one_place_share_one_placement() -> None:
+    one, other = (item_from_stac(stac_item(name), bands=RGB) for name in "ab")
+    assert one.bands[0].asset.placement is other.bands[2].asset.placement
+
+
+corners = st.tuples(st.floats(-190, 190), st.floats(-95, 95))
+
+
+@settings(max_examples=300)
+@given(st.lists(corners, min_size=2, max_size=6), st.booleans())
+def test_a_plain_footprint_is_found_as_any_other_is(points: list[tuple[float, float]], closed: bool) -> None:
+    ring = [list(point) for point in (*points, *points[: int(closed)])]
+    west, south, east, north = shapely.MultiPoint(points).bounds
+    plain = {"id": "a", "bbox": [west, south, east, north], "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    # A third dimension is looked at with all others, and then left out.
+    flat = {"type": "Polygon", "coordinates": [[[*point, 0.0] for point in ring]]}
+    assert _place(plain) == _place({**plain, "geometry": flat})
+
+
+def _place(doc: dict[str, Any]) -> object:
+    try:
+        return shapely.to_wkb(footprint_of(doc))
+    except CatalogError as error:
+        return error.what.partition(":")[0]

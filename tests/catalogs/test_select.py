@@ -160,6 +160,12 @@ class TestCoverage:
         assert found.share == 1
         assert found.holes.is_empty
 
+    def test_many_dates_of_one_place_cover_what_one_covers(self) -> None:
+        area, place = box(0, 0, 2, 1), box(0, 0, 1, 1)
+        assert coverage(area, [item(str(n), over=shapely.Polygon(place)) for n in range(50)]) == coverage(
+            area, [item(over=place)]
+        )
+
     def test_the_share_is_of_true_area_not_of_degrees(self) -> None:
         area, north = box(0, 0, 10, 80), box(0, 60, 10, 80)
         geod = Geod(ellps="WGS84")

@@ -4,19 +4,22 @@ import io
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stac_geoparquet.arrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs.items import item_from_stac
-from catalogs.snapshot import DOCUMENT, freeze, thaw
+from catalogs.documents import table_documents, table_items, without_nulls
+from catalogs.items import item_from_stac, lean
+from catalogs.snapshot import DOCUMENT, freeze, thaw, thawed
 from mapper.errors import CatalogError
-from tests.catalogs.examples import real_items, stac_item
+from tests.catalogs.examples import real, real_items, stac_item
 
 
 def test_every_real_item_is_thawed_as_it_was_frozen() -> None:
@@ -57,6 +60,16 @@ def test_odd_items_freeze_beside_plain_ones(odd: dict[str, Any]) -> None:
     frozen = freeze(docs)
     assert thaw(frozen) == docs
     assert pq.read_table(io.BytesIO(frozen))["id"].to_pylist() == ["plain", "odd"]
+
+
+@pytest.mark.parametrize("odd", [{}, {"gsd": "fine"}, {"gsd": 0.5}, {"eo:cloud_cover": None, "added": [1, 2]}])
+def test_items_that_become_columns_in_several_goes_freeze_as_one_table(odd: dict[str, Any]) -> None:
+    docs = [*(stac_item(name, properties={"gsd": 10}) for name in "abcdef"), stac_item("odd", properties=odd)]
+    frozen = freeze(docs, at_once=3)
+    assert thaw(frozen) == docs
+    table = pq.read_table(io.BytesIO(frozen))
+    assert table["id"].to_pylist() == [*"abcdef", "odd"]
+    assert "eo:cloud_cover" in table.column_names or "fine" in odd.values()
 
 
 def test_row_n_is_item_n() -> None:
@@ -119,3 +132,39 @@ json_values = st.recursive(
 def test_whatever_properties_items_have_they_come_back(all_properties: list[dict[str, Any]]) -> None:
     docs = [stac_item(f"i{n}", properties=properties) for n, properties in enumerate(all_properties)]
     assert thaw(freeze(docs)) == docs
+
+
+def test_a_frozen_search_is_thawed_item_by_item() -> None:
+    frozen = freeze([stac_item(name) for name in "abc"])
+    one_by_one = thawed(frozen)
+    assert next(one_by_one)["id"] == "a"
+    assert [doc["id"] for doc in one_by_one] == ["b", "c"]
+
+
+def test_the_rows_of_a_table_are_what_its_own_library_reads() -> None:
+    path = real("sentinel-2/1000-sentinel-2-items.parquet")
+    theirs = stac_geoparquet.arrow.stac_table_to_items(pq.read_table(path))
+    assert list(table_documents(pq.read_table(path))) == [without_nulls(doc) for doc in theirs]
+
+
+def test_of_a_table_only_the_assets_are_read_that_the_bands_name() -> None:
+    path = real("sentinel-2/1000-sentinel-2-items.parquet")
+    whole = table_items(path.read_bytes(), str(path)).items
+    few = table_items(path.read_bytes(), str(path), bands=("B04", "B03")).items
+    assert [lean(doc, ("B04", "B03")) for doc in whole] == few
+    assert set(few[0]["assets"]) == {"B04", "B03", "SCL"}
+
+
+def test_a_table_with_items_that_lack_the_asset_is_read_whole() -> None:
+    named = {"other": {"href": "https://example.com/b.tif", "bands": [{"name": "red"}]}}
+    docs = [stac_item("a", assets={"red": {"href": "https://example.com/a.tif"}}), stac_item("b", assets=named)]
+    table = io.BytesIO()
+    pq.write_table(stac_geoparquet.arrow.parse_stac_items_to_arrow(docs).read_all(), table)
+    items = table_items(table.getvalue(), "/items.parquet", bands=("red",)).items
+    assert [item_from_stac(doc, bands=["red"]).bands[0].asset.key for doc in items] == ["red", "other"]
+
+
+def test_times_of_a_table_are_instants_whatever_its_zone() -> None:
+    moment = pa.array([datetime(2024, 6, 1, 10, tzinfo=UTC)], pa.timestamp("ms", "Europe/Berlin"))
+    (doc,) = table_documents(pa.table({"id": ["a"], "datetime": moment, "updated": moment, "gone": pa.nulls(1)}))
+    assert doc == {"id": "a", "properties": dict.fromkeys(("datetime", "updated"), "2024-06-01T10:00:00.000Z")}

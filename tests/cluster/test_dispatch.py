@@ -1,35 +1,40 @@
-"""Which tile goes where next, whatever happens in whatever order."""
+"""Which task goes where next, whatever happens in whatever order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.dispatch import Dispatch
+from cluster.dispatch import STRETCH, Dispatch
 from cluster.retries import RetryPolicy, Verdict
-from mapper.errors import AssetError, MapperError, ReadError, WorkerLostError
+from mapper.errors import AssetError, MapperError, ReadError, SpecError, WorkerLostError
 from mapper.map_tile import Task
-from tests.cluster.tiles import tile_tasks
+from mapper.pyramid import LevelTask
+from tests.cluster.tiles import GRID, tile_tasks
 
 POLICY = RetryPolicy(attempts=3, lost_workers=2, first_wait_s=1.0, longest_wait_s=4.0)
+PATIENCE_S = 5.0
+NAMES = ("a", "b", "c")
 
 
 class Run(RuleBasedStateMachine):
     """A run in which tasks fail, workers come and go, and time passes, in any order."""
 
-    @initialize(count=st.integers(0, 12), depth=st.integers(1, 3))
-    def begin(self, count: int, depth: int) -> None:
-        self.tasks, self.depth = tile_tasks(count), depth
-        self.drawn = self.handed_out = 0
-        self.dispatch = Dispatch(self._draw(), depth=depth, policy=POLICY)
+    @initialize(count=st.integers(0, 5) | st.integers(0, 40), holds=st.integers(1, 3))
+    def begin(self, count: int, holds: int) -> None:
+        self.tasks, self.holds = tile_tasks(count), holds
+        self.drawn = 0
+        self.dispatch = Dispatch(self._draw(), policy=POLICY, patience_s=PATIENCE_S)
         self.now = 0.0
-        self.workers = ["a", "b"]
-        self.running: dict[int, tuple[str, Task]] = {}
+        self.workers = {"a": holds, "b": holds}
+        self.running: dict[int, dict[str, float]] = {}
+        self.left_behind: set[tuple[str, int]] = set()
         self.due: dict[int, float] = {}
         self.tried: dict[int, int] = {}
+        self.spared: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.ended: list[int] = []
 
@@ -40,61 +45,74 @@ class Run(RuleBasedStateMachine):
 
     @rule()
     def hand_out(self) -> None:
-        chosen = self.dispatch.next_for(self.workers, self.now)
+        self.dispatch.see(self.workers)
+        chosen = self.dispatch.next_for(self.now)
         if chosen is None:
             return
         worker, task = chosen
         assert worker in self.workers
-        assert task.id not in self.running
         assert task.id not in self.ended
         assert self.due.pop(task.id, 0.0) <= self.now
-        self.running[task.id] = (worker, task)
+        earlier = self.running.setdefault(task.id, {})
+        assert worker not in earlier
+        assert all(since + PATIENCE_S <= self.now for since in earlier.values())
+        earlier[worker] = self.now
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
-        task = self._one_of_the_running(data)
-        assert self.dispatch.succeeded(task) == self.tried.get(task.id, 0) + 1
+        worker, task = self._one_of_the_running(data)
+        assert self.dispatch.succeeded(worker, task, self.now) == self.tried.get(task.id, 0) + 1
+        del self.running[task.id][worker]
         self._end(task)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), kind=st.sampled_from([ReadError, AssetError]))
     def fail(self, data: st.DataObject, kind: type[MapperError]) -> None:
-        self._failed(self._one_of_the_running(data), kind("it broke"))
+        self._failed(*self._one_of_the_running(data), kind("it broke"))
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def lose_a_worker(self, data: st.DataObject) -> None:
-        worker = self.running[self._one_of_the_running(data).id][0]
-        for held, task in list(self.running.values()):
-            if held == worker:
-                self._failed(task, WorkerLostError("gone"))
+    @rule(worker=st.sampled_from(NAMES))
+    def lose_a_worker(self, worker: str) -> None:
+        for task in [self.tasks[number] for number, held in self.running.items() if worker in held]:
+            self._failed(worker, task, WorkerLostError("gone"))
+        for name, number in [one for one in self.left_behind if one[0] == worker]:
+            self._late(name, number, done=False)
 
-    @rule(seconds=st.floats(0, 3))
+    @precondition(lambda self: self.left_behind)
+    @rule(data=st.data(), done=st.booleans())
+    def a_copy_left_behind_is_over(self, data: st.DataObject, done: bool) -> None:
+        self._late(*data.draw(st.sampled_from(sorted(self.left_behind))), done=done)
+
+    @rule(seconds=st.floats(0, 6))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(workers=st.lists(st.sampled_from("abc"), unique=True))
-    def workers_come_and_go(self, workers: list[str]) -> None:
-        self.workers = workers
+    @rule(workers=st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3)))
+    def workers_come_and_go(self, workers: dict[str, int]) -> None:
+        self.workers, self.holds = workers, max(self.holds, *workers.values(), 1)
 
     @invariant()
-    def no_worker_holds_more_than_its_depth(self) -> None:
-        held = [worker for worker, _ in self.running.values()]
-        assert all(held.count(worker) <= self.depth for worker in held)
+    def no_worker_holds_more_than_it_may(self) -> None:
+        for name in NAMES:
+            assert self._held_by(name) + sum(worker == name for worker, _ in self.left_behind) <= self.holds
 
     @invariant()
     def what_lost_a_worker_is_tried_alone(self) -> None:
-        for worker, task in self.running.values():
-            if self.lost.get(task.id):
-                assert [held for held, _ in self.running.values()].count(worker) == 1
+        for number, held in self.running.items():
+            if self.lost.get(number):
+                assert all(self._held_by(worker) == 1 for worker in held)
 
     @invariant()
-    def tasks_are_drawn_only_when_a_worker_takes_them(self) -> None:
-        assert self.drawn == len(self.running) + len(self.due) + len(self.ended)
+    def no_task_runs_more_than_twice_at_once(self) -> None:
+        assert all(len(held) <= 2 for held in self.running.values())
+
+    @invariant()
+    def no_more_is_drawn_ahead_than_a_stretch_a_worker(self) -> None:
+        assert 0 <= self.drawn - len(self.running) - len(self.due) - len(self.ended) <= STRETCH * len(NAMES)
 
     @invariant()
     def it_is_finished_when_every_task_has_ended(self) -> None:
+        assert self.dispatch.running == len(self.running)
         if self.dispatch.finished:
             assert sorted(self.ended) == [task.id for task in self.tasks]
 
@@ -102,113 +120,315 @@ class Run(RuleBasedStateMachine):
         """Whatever happened, with workers and time the rest ends too, each once."""
         if not hasattr(self, "dispatch"):
             return
-        self.workers = ["a", "b"]
-        for _ in range(200):
+        self.workers = {"a": 3, "fresh": 3}
+        for _ in range(400):
             if self.dispatch.finished:
                 break
             self.hand_out()
-            for _, task in list(self.running.values())[1:] or list(self.running.values()):
-                self.dispatch.succeeded(task)
-                self._end(task)
+            for number, held in list(self.running.items())[1:] or list(self.running.items()):
+                worker = next(iter(held))
+                self.dispatch.succeeded(worker, self.tasks[number], self.now)
+                del held[worker]
+                self._end(self.tasks[number])
             self.now += 1.0
         assert self.dispatch.finished
         assert sorted(self.ended) == [task.id for task in self.tasks]
 
-    def _one_of_the_running(self, data: st.DataObject) -> Task:
-        return self.running[data.draw(st.sampled_from(sorted(self.running)))][1]
+    def _held_by(self, name: str) -> int:
+        return sum(name in held for held in self.running.values())
 
-    def _failed(self, task: Task, error: MapperError) -> None:
-        attempts, verdict = self.dispatch.failed(task, error, self.now)
-        self.tried[task.id] = self.tried.get(task.id, 0) + 1
-        lost = isinstance(error, WorkerLostError)
-        self.lost[task.id] = self.lost.get(task.id, 0) + lost
-        assert attempts == self.tried[task.id]
-        hopeless = not error.retryable or (self.lost[task.id] >= 2 if lost else attempts >= 3)
-        assert (verdict is Verdict.QUARANTINE) == hopeless
+    def _one_of_the_running(self, data: st.DataObject) -> tuple[str, Task]:
+        number = data.draw(st.sampled_from(sorted(self.running)))
+        return data.draw(st.sampled_from(sorted(self.running[number]))), self.tasks[number]
+
+    def _failed(self, worker: str, task: Task, error: MapperError) -> None:
+        attempts, verdict = self.dispatch.failed(worker, task, error, self.now)
+        del self.running[task.id][worker]
+        if self.running[task.id]:
+            self.spared[task.id] = self.spared.get(task.id, 0) + 1
+            hopeless = self.spared[task.id] >= 3
+        else:
+            self.tried[task.id] = self.tried.get(task.id, 0) + 1
+            lost = isinstance(error, WorkerLostError)
+            self.lost[task.id] = self.lost.get(task.id, 0) + lost
+            hopeless = not error.retryable or (self.lost[task.id] >= 2 if lost else self.tried[task.id] >= 3)
+        assert attempts == self.tried.get(task.id, 0) + (self.spared.get(task.id, 0) if hopeless else 0)
+        assert verdict is (Verdict.QUARANTINE if hopeless else None)
         if hopeless:
             self._end(task)
-        else:
+        elif not self.running[task.id]:
             del self.running[task.id]
             self.due[task.id] = self.now + 1.0  # the shortest wait there is
 
+    def _late(self, worker: str, number: int, *, done: bool) -> None:
+        self.left_behind.remove((worker, number))
+        if done:
+            assert self.dispatch.succeeded(worker, self.tasks[number], self.now) is None
+        else:
+            assert self.dispatch.failed(worker, self.tasks[number], SpecError("late"), self.now) == (0, None)
+
     def _end(self, task: Task) -> None:
-        del self.running[task.id]
+        self.left_behind |= {(worker, task.id) for worker in self.running.pop(task.id)}
         self.ended.append(task.id)
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=80, stateful_step_count=40)
+TestRun.settings = settings(max_examples=100, stateful_step_count=50)
 
 
-def started(count: int, *, depth: int = 2, workers: tuple[str, ...] = ("a",)) -> tuple[Dispatch, list[Task]]:
+def handed_out(dispatch: Dispatch, workers: Mapping[str, int], now: float = 0.0) -> list[tuple[str, Task]]:
+    """All that these workers are given now."""
+    dispatch.see(workers)
+    given = []
+    while (chosen := dispatch.next_for(now)) is not None:
+        given.append(chosen)
+    return given
+
+
+def started(count: int, *, holds: int = 2, workers: Sequence[str] = ("a",)) -> tuple[Dispatch, list[Task]]:
     """A dispatch that has handed out all it can, and what it handed out."""
-    dispatch = Dispatch(tile_tasks(count), depth=depth, policy=POLICY)
-    taken = []
-    while (chosen := dispatch.next_for(workers, 0.0)) is not None:
-        taken.append(chosen[1])
-    return dispatch, taken
+    dispatch = Dispatch(tile_tasks(count), policy=POLICY, patience_s=PATIENCE_S)
+    return dispatch, [task for _, task in handed_out(dispatch, dict.fromkeys(workers, holds))]
 
 
 def test_the_worker_with_the_fewest_tasks_is_served_first() -> None:
-    dispatch = Dispatch(tile_tasks(4), depth=2)
-    served = [dispatch.next_for(["a", "b"], 0.0) for _ in range(4)]
-    assert [chosen[0] for chosen in served if chosen] == ["a", "b", "a", "b"]
+    given = handed_out(Dispatch(tile_tasks(60)), {"a": 2, "b": 2})
+    assert [worker for worker, _ in given] == ["a", "b", "a", "b"]
+
+
+def test_a_worker_is_given_as_many_as_it_says_and_no_more_when_it_says_fewer() -> None:
+    dispatch = Dispatch(tile_tasks(60))
+    first = handed_out(dispatch, {"a": 1, "b": 4})
+    assert sorted(worker for worker, _ in first) == ["a", "b", "b", "b", "b"]
+    dispatch.succeeded("b", first[-1][1], 1.0)
+    assert [worker for worker, _ in handed_out(dispatch, {"a": 2, "b": 3}, 1.0)] == ["a"]
+
+
+def test_a_worker_goes_along_its_own_stretch_of_the_plan() -> None:
+    dispatch = Dispatch(tile_tasks(200))
+    order: dict[str, list[int]] = {"a": [], "b": []}
+    for _ in range(48):
+        for worker, task in handed_out(dispatch, {"a": 1, "b": 1}):
+            order[worker].append(task.id)
+            dispatch.succeeded(worker, task, 1.0)
+    for ids in order.values():
+        for first in range(0, len(ids), STRETCH):
+            assert ids[first : first + STRETCH] == list(range(ids[first], ids[first] + STRETCH))
+
+
+def test_when_the_plan_is_handed_out_an_idle_worker_takes_the_far_half_of_the_longest_stretch() -> None:
+    dispatch = Dispatch(tile_tasks(STRETCH))
+    ((_, first),) = handed_out(dispatch, {"a": 1})
+    given = handed_out(dispatch, {"a": 1, "b": 9})
+    assert first.id == 0
+    assert [task.id for worker, task in given if worker == "b"][:8] == list(range(8, 16))
+
+
+def test_the_stretch_of_a_worker_that_is_gone_is_taken_by_others() -> None:
+    dispatch = Dispatch(tile_tasks(STRETCH))
+    ((_, first),) = handed_out(dispatch, {"a": 1})
+    dispatch.failed("a", first, AssetError("corrupt"), 0.0)
+    done = []
+    while given := handed_out(dispatch, {"b": 1}):
+        done += [task.id for _, task in given]
+        dispatch.succeeded("b", given[0][1], 0.0)
+    assert sorted(done) == list(range(1, STRETCH))
 
 
 def test_a_retry_that_is_due_goes_before_fresh_tasks() -> None:
-    dispatch, (first, second) = started(4)
-    dispatch.failed(first, ReadError("slow"), 0.0)
-    chosen = dispatch.next_for(["a"], 10.0)
-    assert chosen == ("a", first)
-    assert second.id != first.id
+    dispatch, (first, _) = started(4)
+    dispatch.failed("a", first, ReadError("slow"), 0.0)
+    assert handed_out(dispatch, {"a": 2}, 10.0) == [("a", first)]
 
 
 def test_a_retry_is_not_handed_out_before_it_is_due() -> None:
     dispatch, (first, _) = started(2)
-    dispatch.failed(first, ReadError("slow"), 0.0)
+    dispatch.failed("a", first, ReadError("slow"), 0.0)
     due_s = dispatch.seconds_until_due(0.0)
     assert due_s is not None
     assert due_s >= POLICY.first_wait_s
-    assert dispatch.next_for(["a"], due_s / 2) is None
+    assert dispatch.next_for(due_s / 2) is None
 
 
 def test_a_task_that_read_badly_once_may_still_lose_a_worker() -> None:
     dispatch, (only,) = started(1)
-    dispatch.failed(only, ReadError("slow"), 0.0)
-    dispatch.next_for(["a"], 10.0)
-    assert dispatch.failed(only, WorkerLostError("gone"), 10.0) == (2, None)
+    dispatch.failed("a", only, ReadError("slow"), 0.0)
+    dispatch.next_for(10.0)
+    assert dispatch.failed("a", only, WorkerLostError("gone"), 10.0) == (2, None)
 
 
 def test_those_who_were_there_when_a_worker_died_are_not_given_up_with_the_one_that_killed_it() -> None:
-    dispatch, held = started(3, depth=3)
+    dispatch, held = started(3, holds=3)
     killer, given_up, now = held[1], [], 0.0
     for task in held:
-        dispatch.failed(task, WorkerLostError("gone"), now)
+        dispatch.failed("a", task, WorkerLostError("gone"), now)
     while not dispatch.finished:
         now += 1.0
-        together = []
-        while (chosen := dispatch.next_for(["a"], now)) is not None:
-            together.append(chosen[1])
+        together = [task for _, task in handed_out(dispatch, {"a": 3}, now)]
         for task in together:
             if killer in together:
-                _, verdict = dispatch.failed(task, WorkerLostError("gone"), now)
+                _, verdict = dispatch.failed("a", task, WorkerLostError("gone"), now)
                 given_up += [task] if verdict else []
             else:
-                dispatch.succeeded(task)
+                dispatch.succeeded("a", task, now)
     assert given_up == [killer]
 
 
 def test_success_told_twice_counts_once() -> None:
     dispatch, (first, _) = started(2)
-    assert dispatch.succeeded(first) == 1
-    assert dispatch.succeeded(first) is None
+    assert dispatch.succeeded("a", first, 1.0) == 1
+    assert dispatch.succeeded("a", first, 1.0) is None
 
 
 def test_after_a_stop_nothing_is_handed_out_and_what_runs_may_finish() -> None:
-    dispatch, taken = started(9)
+    dispatch, (first, *rest) = started(9, holds=3)
+    dispatch.succeeded("a", first, 1.0)
     dispatch.stop_drawing()
-    assert dispatch.next_for(["a", "b"], 0.0) is None
+    assert handed_out(dispatch, {"a": 3, "b": 3}, 1000.0) == []
     assert not dispatch.finished
-    for task in taken:
-        dispatch.succeeded(task)
+    for task in rest:
+        dispatch.succeeded("a", task, 1000.0)
     assert dispatch.finished
+
+
+# Copies of what is late ----------------------------------------------------------------------------------------------
+
+BOTH = {"a": 1, "b": 1}
+
+
+def one_late(*, took_s: float = 1.0) -> tuple[Dispatch, Task]:
+    """Worker b has finished its task in this time; a still has the other, begun at 0."""
+    dispatch = Dispatch(tile_tasks(2), policy=POLICY, patience_s=PATIENCE_S)
+    (_, late), (_, other) = handed_out(dispatch, BOTH)
+    dispatch.succeeded("b", other, took_s)
+    return dispatch, late
+
+
+def test_what_runs_for_twice_the_usual_time_is_given_to_a_second_worker_once() -> None:
+    dispatch, late = one_late(took_s=10.0)
+    assert handed_out(dispatch, BOTH, 19.9) == []
+    assert handed_out(dispatch, BOTH, 20.0) == [("b", late)]
+    assert handed_out(dispatch, {**BOTH, "c": 1}, 1000.0) == []
+
+
+def test_short_tasks_are_not_copied_at_the_first_hiccup() -> None:
+    dispatch, late = one_late(took_s=0.1)
+    assert handed_out(dispatch, BOTH, PATIENCE_S - 0.1) == []
+    assert handed_out(dispatch, BOTH, PATIENCE_S) == [("b", late)]
+
+
+def test_nothing_is_copied_while_anything_else_is_to_be_done() -> None:
+    dispatch = Dispatch(tile_tasks(3), policy=POLICY, patience_s=PATIENCE_S)
+    (_, late), (_, other) = handed_out(dispatch, BOTH)
+    dispatch.succeeded("b", other, 1.0)
+    ((_, last),) = handed_out(dispatch, BOTH, 1000.0)
+    assert last.id not in (late.id, other.id)
+    dispatch.succeeded("b", last, 1001.0)
+    assert handed_out(dispatch, BOTH, 1001.0) == [("b", late)]
+
+
+def test_a_task_is_never_copied_to_the_worker_that_has_it() -> None:
+    dispatch, held = started(2, holds=2)
+    dispatch.succeeded("a", held[0], 1.0)
+    assert handed_out(dispatch, {"a": 2}, 1000.0) == []
+
+
+def test_what_has_run_longest_is_copied_first() -> None:
+    dispatch = Dispatch(tile_tasks(3), policy=POLICY, patience_s=PATIENCE_S)
+    (_, early), (_, other) = handed_out(dispatch, BOTH)
+    dispatch.succeeded("b", other, 1.0)
+    ((_, later),) = handed_out(dispatch, BOTH, 1.0)
+    given = handed_out(dispatch, {**BOTH, "c": 2}, 1000.0)
+    assert given == [("c", early), ("c", later)]
+
+
+def test_levels_are_late_by_the_time_levels_take() -> None:
+    level = LevelTask(id=100, grid=GRID, tile=GRID.tile(0, 0), time=0, prompts=(0,))
+    dispatch, late = one_late(took_s=100.0)
+    dispatch.add([level])
+    assert handed_out(dispatch, BOTH, 100.0) == [("b", level)]
+    dispatch.succeeded("b", level, 101.0)
+    assert handed_out(dispatch, BOTH, 199.0) == []
+    assert handed_out(dispatch, BOTH, 200.0) == [("b", late)]
+
+
+def test_the_first_copy_to_finish_wins_and_the_run_does_not_wait_for_the_other() -> None:
+    for winner, loser in (("a", "b"), ("b", "a")):
+        dispatch, late = one_late()
+        handed_out(dispatch, BOTH, 10.0)
+        assert dispatch.succeeded(winner, late, 11.0) == 1
+        assert dispatch.finished
+        assert dispatch.succeeded(loser, late, 12.0) is None
+
+
+def test_what_the_copy_left_behind_says_is_dropped_even_if_it_would_stop_the_run() -> None:
+    for error in (ReadError("slow"), AssetError("corrupt"), WorkerLostError("gone"), SpecError("wrong")):
+        dispatch, late = one_late()
+        handed_out(dispatch, BOTH, 10.0)
+        dispatch.succeeded("b", late, 11.0)
+        assert dispatch.failed("a", late, error, 12.0) == (0, None)
+        assert dispatch.finished
+
+
+def test_a_copy_left_behind_takes_room_until_it_is_over() -> None:
+    dispatch, late = one_late()
+    handed_out(dispatch, BOTH, 10.0)
+    dispatch.succeeded("b", late, 11.0)
+    dispatch.add(tile_tasks(30)[20:])
+    assert [worker for worker, _ in handed_out(dispatch, BOTH, 12.0)] == ["b"]
+    dispatch.succeeded("a", late, 13.0)
+    assert [worker for worker, _ in handed_out(dispatch, BOTH, 13.0)] == ["a"]
+
+
+def test_one_of_two_copies_that_fails_counts_nothing_against_the_task() -> None:
+    dispatch, late = one_late()
+    handed_out(dispatch, BOTH, 10.0)
+    assert dispatch.failed("b", late, AssetError("corrupt"), 11.0) == (0, None)
+    assert not dispatch.finished
+    assert dispatch.succeeded("a", late, 12.0) == 1
+    assert dispatch.finished
+
+
+def test_a_task_that_hangs_here_and_fails_there_is_given_up_in_the_end() -> None:
+    dispatch, late = one_late()
+    now, verdict = 10.0, None
+    for _ in range(POLICY.attempts):
+        assert verdict is None
+        assert handed_out(dispatch, BOTH, now) == [("b", late)]
+        tried, verdict = dispatch.failed("b", late, AssetError("corrupt"), now + 1.0)
+        assert handed_out(dispatch, BOTH, now + PATIENCE_S) == []
+        now += 1.0 + PATIENCE_S
+    assert (tried, verdict) == (POLICY.attempts, Verdict.QUARANTINE)
+    assert dispatch.finished
+    assert dispatch.succeeded("a", late, now) is None
+    dispatch.add(tile_tasks(30)[28:])
+    assert sorted(worker for worker, _ in handed_out(dispatch, BOTH, now)) == ["a", "b"]
+
+
+def test_a_suspect_is_copied_only_to_a_worker_that_has_nothing_else() -> None:
+    dispatch, (suspect, other, third) = started(3, holds=2, workers=("a", "b"))
+    dispatch.succeeded("b", other, 1.0)
+    dispatch.failed("a", suspect, WorkerLostError("gone"), 1.0)
+    dispatch.succeeded("a", third, 1.0)
+    assert handed_out(dispatch, {"a": 2}, 10.0) == [("a", suspect)]
+    busy = tile_tasks(30)[-1]
+    dispatch.add([busy])
+    assert handed_out(dispatch, {"a": 2, "b": 2}, 20.0) == [("b", busy)]
+    dispatch.succeeded("b", busy, 21.0)
+    assert handed_out(dispatch, {"a": 2, "b": 2}, 21.0) == [("b", suspect)]
+    dispatch.add([busy])
+    assert handed_out(dispatch, {"a": 2, "b": 2}, 22.0) == []
+    dispatch.succeeded("b", suspect, 23.0)
+    dispatch.add(tile_tasks(40)[35:])
+    assert sorted(worker for worker, _ in handed_out(dispatch, {"a": 2, "b": 2}, 23.0)) == ["a", "b", "b"]
+
+
+def test_a_copy_left_behind_does_not_keep_a_suspect_from_its_worker() -> None:
+    dispatch, late = one_late()
+    handed_out(dispatch, {"a": 3, "b": 3}, 10.0)
+    dispatch.succeeded("b", late, 11.0)
+    suspect = tile_tasks(30)[-1]
+    dispatch.add([suspect])
+    assert handed_out(dispatch, {"a": 3, "b": 3}, 12.0) == [("b", suspect)]
+    dispatch.failed("b", suspect, WorkerLostError("gone"), 12.0)
+    assert handed_out(dispatch, {"a": 3}, 20.0) == [("a", suspect)]

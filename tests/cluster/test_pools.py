@@ -18,6 +18,7 @@ from cluster import Outcome, Pool, outcomes
 from cluster.local import LocalPool
 from cluster.ray_pool import RayPool
 from cluster.retries import RetryPolicy
+from cluster.worker import MOST_HELD
 from mapper.errors import AssetError, MapperError, ModelError, ResourceError, WorkerLostError
 from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask
 from tests.cluster import tiles
@@ -76,6 +77,11 @@ def test_a_worker_says_what_it_is_and_where(fresh: World) -> None:
     assert (facts.device, facts.fingerprint, facts.pid) == ("cpu", "colour/1 on cpu", os.getpid())
 
 
+def test_a_worker_says_how_many_tiles_it_wants_in_hand(fresh: World) -> None:
+    with closing(LocalPool(fresh.setup)) as pool:
+        assert 1 <= pool.workers()["local-0"] <= MOST_HELD
+
+
 def test_a_tile_with_a_bad_file_is_given_up_and_the_others_finish(fresh: World) -> None:
     tasks = (*fresh.tasks[:3], tiles.with_missing_file(fresh.tasks[3]), *fresh.tasks[4:])
     with closing(LocalPool(fresh.setup)) as pool:
@@ -124,6 +130,26 @@ def test_two_gpus_map_what_one_process_maps(ray_cluster: Any, fresh: World, expe
     assert (fresh.scores() == expected).all()
 
 
+def test_what_an_actor_wants_in_hand_is_known_and_changes_as_it_says(ray_cluster: Any, fresh: World) -> None:
+    pool = RayPool(fresh.setup, workers=1, worker=tiles.Hungrier)
+    with closing(pool):
+        seen = [pool.workers()["gpu-0"]]
+        for task in fresh.tasks[:3]:
+            pool.start("gpu-0", task)
+            assert [over.task for over in pool.finished(10.0)] == [task]
+            seen.append(pool.workers()["gpu-0"])
+    assert seen == [1, 2, 3, 4]
+
+
+def test_actors_without_a_gpu_read_for_those_that_have_one(
+    ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]
+) -> None:
+    with closing(RayPool(fresh.setup, workers=2, readers=1, load=tiles.load_blind)) as pool:
+        found = ended(pool, fresh.tasks)
+    assert [outcome.error for outcome in found.values()] == [None] * len(fresh.tasks)
+    assert (fresh.scores() == expected).all()
+
+
 def test_an_error_on_a_gpu_comes_back_as_it_is(ray_cluster: Any, fresh: World) -> None:
     with ray_pool(fresh.setup, workers=1) as pool:
         found = ended(pool, (tiles.with_missing_file(fresh.tasks[0]), fresh.tasks[1]))
@@ -158,6 +184,20 @@ def test_a_tile_that_kills_every_worker_is_given_up_and_the_others_finish(ray_cl
     assert isinstance(error, WorkerLostError)
     assert error.where["tile"] == fresh.tasks[BAD_TILE].name
     assert found[BAD_TILE].attempts == 2
+
+
+def test_a_worker_that_sleeps_for_ever_does_not_hold_the_run(
+    ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]
+) -> None:
+    with ray_pool(fresh.setup, load=tiles.load_hanging) as pool:
+        before = {facts.pid for facts in pool.facts()}
+        found = list(outcomes(pool, fresh.tasks, policy=QUICK, patience_s=0.5))
+        after = {facts.pid for facts in pool.facts()}
+    assert sorted(outcome.task.id for outcome in found) == [task.id for task in fresh.tasks]
+    assert all(outcome.error is None and outcome.attempts == 1 for outcome in found)
+    assert Path(f"{fresh.setup.mosaic}.hung").exists()
+    assert after == before  # nobody was killed before the end
+    assert (fresh.scores() == expected).all()
 
 
 def test_more_gpus_than_there_are_is_told_with_how_many_there_are(ray_cluster: Any, fresh: World) -> None:

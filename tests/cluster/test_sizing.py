@@ -18,10 +18,10 @@ EVEN = Queues(waiting=0, reading=2, ready=2, unwritten=0, writing=1)
     [
         (EVEN, 2, 2, "two tiles are ready and none waits to be written"),
         (replace(EVEN, ready=1), 3, 2, "nothing is behind the tile on the model, and all readers are at work"),
-        (replace(EVEN, ready=0, waiting=5), 3, 2, "the model waits"),
+        (replace(EVEN, ready=0, waiting=5), 4, 2, "the model waits"),
         (replace(EVEN, ready=1, reading=1), 2, 2, "a reader is idle: there is nothing to read"),
-        (replace(EVEN, ready=3), 2, 2, "one more than wanted is no reason"),
-        (replace(EVEN, ready=4), 1, 2, "too many tiles wait for the model"),
+        (replace(EVEN, ready=5), 2, 2, "a few more than wanted are no reason"),
+        (replace(EVEN, ready=6), 1, 2, "too many tiles wait for the model"),
         (replace(EVEN, unwritten=1, writing=2), 2, 3, "a tile waits for a writer"),
         (replace(EVEN, unwritten=1, writing=1), 2, 2, "a writer is about to take it"),
         (replace(EVEN, writing=0), 2, 1, "both writers are idle"),

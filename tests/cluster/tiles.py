@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mapper.errors import ModelError
+from cluster import WorkerFacts
+from mapper.errors import MapperError, ModelError, ReadError
 from mapper.grid import Grid, PixelBox
+from mapper.imagery import View
 from mapper.layout import MosaicSpec
-from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask, TileView
+from mapper.map_tile import ModelChoice, Result, Setup, Task, TileMapper, TileTask, TileView
 from mapper.mosaic import Mosaic
 from mapper.prompts import Prompt
 from tests.mapper.rasters import UTM45, item_of, placed, smooth_pixels, write_raster
@@ -93,11 +96,34 @@ class _Deadly(TileMapper):
         return super().read(task)
 
 
+class _Hanging(TileMapper):
+    def read(self, task: TileTask) -> TileView:
+        if task.id == BAD_TILE and not (hung := Path(f"{self._setup.mosaic}.hung")).exists():
+            hung.touch()
+            time.sleep(3600)
+        return super().read(task)
+
+
 class _Defective(TileMapper):
     def read(self, task: TileTask) -> TileView:
         if task.id == BAD_TILE:
             raise ZeroDivisionError("nobody thought of this")
         return super().read(task)
+
+
+class Hungrier:
+    """A worker that does nothing, and wants one tile more in hand after each."""
+
+    def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper]) -> None:
+        self._name = name
+        self.holds = 1
+
+    def facts(self) -> WorkerFacts:
+        return WorkerFacts(name=self._name, device="none", fingerprint="none", host="here", pid=os.getpid())
+
+    def run(self, task: Task) -> Result | MapperError:
+        self.holds += 1
+        return ReadError("nothing was read")
 
 
 def load_slow(setup: Setup) -> TileMapper:
@@ -108,6 +134,25 @@ def load_slow(setup: Setup) -> TileMapper:
 def load_deadly(setup: Setup) -> TileMapper:
     """A tile mapper that one tile kills, as one does that makes a driver crash."""
     return _Deadly.load(setup)
+
+
+def load_hanging(setup: Setup) -> TileMapper:
+    """A tile mapper that never comes back from one tile, the first time that any worker has it."""
+    return _Hanging.load(setup)
+
+
+class _Blind:
+    """A reader that must not be needed."""
+
+    def read(self, items: object, lattice: object, frame: object) -> View:
+        raise AssertionError("the worker read by itself")
+
+
+def load_blind(setup: Setup) -> TileMapper:
+    """A tile mapper that has others read for it, or fails."""
+    mapper = TileMapper.load(setup)
+    mapper.read_with(lambda own: _Blind())
+    return mapper
 
 
 def load_defective(setup: Setup) -> TileMapper:

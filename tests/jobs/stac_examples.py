@@ -18,7 +18,7 @@ from catalogs.snapshot import freeze
 from jobs.ledger import RunFolder
 from jobs.stac.places import footprint
 from jobs.stac.published import Published
-from jobs.tile_table import PlannedTile
+from jobs.tile_table import PlannedTile, TileTable
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
 from mapper.models.fetch import sha256_of
@@ -84,8 +84,7 @@ def told_mosaic(
         ),
         area=shapely.to_wkb(area),
         items=freeze(items),
-        tiles=planned,
-        keys=[f"/{number}" for number in range(len(planned))],
+        tiles=TileTable.of(planned),
         facts={
             "run": "run-1",
             "name": "Red roofs",

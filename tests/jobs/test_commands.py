@@ -210,6 +210,17 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(capsys: pytest.Cap
     ]
 
 
+def test_the_pace_is_that_of_tiles_and_not_of_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines(every_s=10, clock=clock)
+    lines.begin(total=100, already=0)
+    clock.now = 300
+    for _ in range(11):
+        lines.tile(outcome(), [])
+        clock.now += 2
+    assert "2/100 tiles, 0.50 tiles/s, about 196 s left" in capsys.readouterr().err
+
+
 def test_a_tile_that_is_given_up_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines(every_s=1000, clock=Clock())
     lines.begin(total=1, already=0)

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jobs.ledger import FLUSH_EVERY_S, Entry, RunFolder, run_names
-from jobs.tile_table import PlannedTile
+from jobs.ledger import FINISHED, GIVEN_UP, Entry, Problem, RunFolder, State, run_names
+from jobs.parts import FLUSH_EVERY_S, MERGE
+from jobs.tile_file import SLICE_TILES
+from jobs.tile_table import PlannedTile, TileTable
 from mapper.errors import MapperError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -133,9 +141,9 @@ def test_a_ledger_opens_in_other_peoples_tools(folder: RunFolder) -> None:
 
 
 def plan_in(folder: RunFolder, **facts: Any) -> list[PlannedTile]:
-    tiles = [PlannedTile(grid=0, step=0, row=row, column=1, clipped=row == 0, items=(0, 2)) for row in range(3)]
-    keys = [f"/2024/{tile.row}/1" for tile in tiles]
-    folder.save_plan(job="name: x", area=b"wkb", items=b"items", tiles=tiles, keys=keys, facts=facts)
+    shown_by = ((0, 2), (), (1,))
+    tiles = [PlannedTile(grid=0, step=0, row=row, column=1, clipped=row == 0, items=shown_by[row]) for row in range(3)]
+    folder.save_plan(job="name: x", area=b"wkb", items=b"items", tiles=TileTable.of(tiles), facts=facts)
     return tiles
 
 
@@ -144,7 +152,7 @@ def test_a_plan_is_read_again_as_it_was(folder: RunFolder) -> None:
     tiles = plan_in(folder, steps=["2024-06-01T00:00:00+00:00"])
     assert folder.exists()
     assert list(folder.tiles()) == tiles
-    assert folder.keys() == ["/2024/0/1", "/2024/1/1", "/2024/2/1"]
+    assert folder.places().row.tolist() == [0, 1, 2]
     assert (folder.job(), folder.area(), folder.items()) == ("name: x", b"wkb", b"items")
     assert folder.facts()["steps"] == ["2024-06-01T00:00:00+00:00"]
 
@@ -172,3 +180,109 @@ def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(MapperError) as refused:
         ledger.flush()
     assert "output.mosaic" in refused.value.fix
+
+
+@dataclass(frozen=True)
+class History:
+    """Outcomes in the order in which they were recorded, and after how many of them a part ended."""
+
+    entries: list[Entry]
+    cuts: set[int]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    """Some tiles, most of them more than once."""
+    states: st.SearchStrategy[State] = st.sampled_from(("done", "nodata", "failed", "quarantined"))
+    told = draw(st.lists(st.tuples(st.integers(0, 12), states, st.integers(1, 5)), max_size=40))
+    entries = [
+        replace(DONE, tile=tile, state=state, attempts=attempts, prompts=("a", "b")[: attempts % 3], worker=f"gpu-{at}")
+        if state in FINISHED
+        else replace(LOST, tile=tile, state=state, attempts=attempts, error=f"error {at}")
+        for at, (tile, state, attempts) in enumerate(told)
+    ]
+    return History(entries, draw(st.sets(st.integers(0, 40))))
+
+
+@given(history=histories())
+def test_what_is_read_in_columns_is_what_the_last_row_of_each_tile_says(history: History) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(f"{place}/map.zarr", "run-1")
+        ledger = folder.ledger()
+        for number, entry in enumerate(history.entries):
+            ledger.record(entry)
+            if number in history.cuts:
+                ledger.flush()
+        ledger.flush()
+        last = {entry.tile: entry for entry in history.entries}
+        assert list(folder.entries()) == history.entries
+        assert folder.states() == last
+        assert list(folder.states()) == sorted(last)
+        assert folder.counts() == Counter(entry.state for entry in last.values())
+        assert folder.finished().tolist() == sorted(row for row, entry in last.items() if entry.state in FINISHED)
+        assert folder.problems() == [
+            Problem(tile=row, state=entry.state, cause=entry.cause, error=entry.error)
+            for row, entry in sorted(last.items())
+            if entry.state in GIVEN_UP
+        ]
+        some = set(list(last)[::3])
+        assert {entry.tile: entry for entry in folder.last_entries(some)} == {row: last[row] for row in some}
+        assert folder.begun() == bool(history.entries)
+
+
+def test_a_ledger_that_was_merged_tells_what_it_told_before(folder: RunFolder) -> None:
+    told = [replace(DONE, tile=n % 40, attempts=n) for n in range(MERGE)]
+    ledger = folder.ledger()
+    for entry in told:
+        ledger.record(entry)
+        ledger.flush()
+    assert len(parts(folder)) == 1
+    assert list(folder.entries()) == told
+    assert folder.states() == {entry.tile: entry for entry in told}
+
+
+def test_columns_of_many_tiles_are_read_again_as_they_were(folder: RunFolder) -> None:
+    rng = np.random.default_rng(7)
+    count, shown_by = SLICE_TILES + 1000, 3
+    ends = np.concatenate([[0], np.cumsum(rng.integers(0, shown_by + 1, count))])
+    tiles = TileTable(
+        grid=rng.integers(0, 9, count).astype(np.int16),
+        step=rng.integers(0, 99, count).astype(np.int32),
+        row=np.arange(count, dtype=np.int32),
+        column=rng.integers(0, 2**31 - 1, count).astype(np.int32),
+        clipped=rng.random(count) < 0.1,
+        first_item=ends.astype(np.int64),
+        item=rng.integers(0, 2**31 - 1, ends[-1]).astype(np.int32),
+    )
+    folder.save_plan(job="", area=b"", items=b"", tiles=tiles, facts={})
+    found = folder.tiles()
+    places = folder.places()
+    for name in ("grid", "step", "row", "column", "clipped", "first_item", "item"):
+        column = getattr(tiles, name)
+        assert getattr(found, name).dtype == column.dtype
+        np.testing.assert_array_equal(getattr(found, name), column)
+        if hasattr(places, name):
+            np.testing.assert_array_equal(getattr(places, name), column)
+
+
+def test_a_plan_of_no_tiles_is_a_plan(folder: RunFolder) -> None:
+    folder.save_plan(job="", area=b"", items=b"", tiles=TileTable.of([]), facts={})
+    assert list(folder.tiles()) == []
+
+
+def test_a_plan_of_the_first_version_is_read(folder: RunFolder) -> None:
+    tiles = plan_in(folder)
+    path = Path(folder.mosaic, ".resmap", "runs", folder.run, "tiles.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("key", pa.array([f"/2024/{row}/1" for row in range(3)])), path)
+    assert list(folder.tiles()) == tiles
+
+
+def test_a_plan_that_is_damaged_is_named(folder: RunFolder) -> None:
+    plan_in(folder)
+    path = Path(folder.mosaic, ".resmap", "runs", folder.run, "tiles.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (folder.tiles, folder.places):
+        with pytest.raises(MapperError) as refused:
+            read()
+        assert "tiles.parquet" in str(refused.value)

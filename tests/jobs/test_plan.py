@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +12,38 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
+from pyproj.enums import TransformDirection
 from shapely.affinity import rotate
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
-from jobs.grids import native_lattice, pixel_km2
+from catalogs.select import items_order, time_steps
+from jobs.grids import Spots, lay_grids, mean_pixel_km2, native_lattice, pixel_km2, placed
 from jobs.job import Job
 from jobs.plan import Plan, lay_plan
 from jobs.prepare import prepare
 from jobs.spec import JobSpec, spec_from
+from jobs.tile_table import PlannedTile
+from jobs.tiling import BLOCK, area_tiles, shown_tiles, tiles_seen
+from mapper.curve import hilbert
 from mapper.errors import EmptySearchError, GridError
-from mapper.grid import PixelBox, Windows
-from mapper.imagery import Asset, Band, Item, Placement
+from mapper.grid import Grid, Lattice, PixelBox, Windows
+from mapper.imagery import Asset, Band, Item, PlacedItem, Placement
 from mapper.map_tile import asked_pixels
+from mapper.pixel_area import box_area_m2
 from tests.stories.command_line import Resmap
 from tests.stories.world import World, merged
 
 WINDOW_PX = 96
 AREA = box(12.0, 55.0, 12.01, 55.005)
+
+
+@lru_cache
+def from_degrees(crs: str) -> Transformer:
+    return Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
 
 
 def spec(**changes: Any) -> JobSpec:
@@ -48,8 +63,10 @@ def item(
     left, bottom, right, top = bounds
     shape = round((top - bottom) / res), round((right - left) / res)
     place = Placement(crs=crs, transform=Affine(res, 0, left, 0, -res, top), shape=shape)
-    lonlat = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
-    footprint = shapely.transform(box(*bounds), lambda xy: np.column_stack(lonlat.transform(xy[:, 0], xy[:, 1])))
+    back = TransformDirection.INVERSE
+    footprint = shapely.transform(
+        box(*bounds), lambda xy: np.column_stack(from_degrees(crs).transform(xy[:, 0], xy[:, 1], direction=back))
+    )
     asset = Asset(key="image", href=f"/data/{index}.tif", placement=more.pop("placement", place))
     moment = more.pop("moment", datetime(2024, 6, 1 + index, tzinfo=UTC))
     return Item(id=f"item-{index}", collection="c", datetime=moment, footprint=footprint, index=index,
@@ -57,7 +74,7 @@ def item(
 
 
 def around(area: BaseGeometry, margin_m: float = 0.0, crs: str = "EPSG:32632") -> tuple[float, float, float, float]:
-    bounds = Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform_bounds(*area.bounds)
+    bounds = from_degrees(crs).transform_bounds(*area.bounds)
     left, bottom, right, top = (2.0 * round(value / 2) for value in bounds)
     return left - margin_m, bottom - margin_m, right + margin_m, top + margin_m
 
@@ -103,6 +120,191 @@ def test_every_pixel_of_the_area_is_in_exactly_one_planned_tile(
         assert ((asked == 1) != inside).sum() <= 2
         assert asked.max(initial=0) <= 1
     assert total * 25 / 1e6 == pytest.approx(sum(shape.area for shape in plan.areas.values()) / 1e6, rel=0.1, abs=0.01)
+
+
+def one_by_one(job: JobSpec, plan: Plan, items: list[Item], area: BaseGeometry) -> Iterator[PlannedTile]:
+    """The tiles of a plan by the plainest rule: every tile of every grid and step is held against every item."""
+    windows = Windows(size_px=WINDOW_PX, overlap_px=job.windows.overlap_px)
+    everything = job.imagery.time_step == "all"
+    serving = {step.start: step.items for step in time_steps(items, job.imagery.time_step)}
+    for step, start in enumerate(plan.steps):
+        ordered = items_order(items if everything else serving[start], job.imagery.composite)
+        for number, grid in enumerate(plan.grids):
+            shape = plan.areas[grid.name]
+            extents = [(one.index, placed(one, grid.lattice).extent) for one in ordered]
+            for tile in grid.tiles():
+                touched = any(not extent.intersection(tile.core).empty for _, extent in extents if not extent.empty)
+                outline = box(*grid.lattice.bounds(tile.core))
+                if not shape.intersects(outline) or not (everything or touched):
+                    continue
+                frame = windows.frame(tile.core)
+                seen = tuple(index for index, extent in extents
+                             if not extent.empty and not extent.intersection(frame).empty)  # fmt: skip
+                yield PlannedTile(grid=number, step=step, row=tile.row, column=tile.column,
+                                  clipped=not shape.contains(outline), items=seen if touched else ())  # fmt: skip
+
+
+def areas() -> st.SearchStrategy[BaseGeometry]:
+    """Turned boxes and stars about 12° east, where two UTM zones meet, some with a hole and some in two parts."""
+
+    def made(angle: float, width: float, height: float, hole: bool, apart: bool) -> BaseGeometry:
+        whole: BaseGeometry = rotate(box(12 - width, 55.0, 12 + width, 55.0 + height), angle)
+        whole = whole.difference(rotate(whole.centroid.buffer(height / 4, quad_segs=2), angle)) if hole else whole
+        return shapely.union(whole, box(12.02, 55.012, 12.0202, 55.0121)) if apart else whole
+
+    size = st.floats(0.004, 0.012)
+    return st.builds(made, st.floats(0, 90), size, size, st.booleans(), st.booleans())
+
+
+@st.composite
+def scattered(draw: st.DrawFn) -> list[Item]:
+    """Items on, off and beside the area, in both zones and in none, on the lattice and off it, of a few dates."""
+    items = []
+    for index in range(draw(st.integers(1, 7))):
+        crs = draw(st.sampled_from(["EPSG:32632", "EPSG:32633", "EPSG:3857"]))
+        west, south = draw(st.floats(11.985, 12.005)), draw(st.floats(54.995, 55.005))
+        x, y = from_degrees(crs).transform(west, south)
+        # Often on the borders of tiles and windows: both begin and end at multiples of 32 pixels of 5 m.
+        snap = draw(st.sampled_from([160.0, 5.0]))
+        left, bottom = snap * round(x / snap) + draw(st.sampled_from([0.0, 0.0, 1.7])), snap * round(y / snap)
+        side = snap * draw(st.integers(20, 200) if snap == 5 else st.integers(1, 8))
+        moment = datetime(2024, draw(st.integers(1, 3)), draw(st.integers(1, 2)), tzinfo=UTC)
+        unplaced = {"placement": None} if draw(st.integers(0, 4)) == 0 else {}
+        items.append(
+            item(index, (left, bottom, left + side, bottom + side), crs=crs, res=5.0, moment=moment, **unplaced)
+        )
+    return items
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    items=scattered(),
+    area=areas(),
+    crs=st.sampled_from(["EPSG:32632", "EPSG:3035", "utm"]),
+    shard_px=st.sampled_from([64, 128]),
+    time_step=st.sampled_from(["all", "scene", "day", "month"]),
+    composite=st.sampled_from(["first", "latest"]),
+)
+def test_a_plan_has_the_tiles_that_one_finds_by_looking_at_each(
+    items: list[Item], area: BaseGeometry, crs: str, shard_px: int, time_step: str, composite: str
+) -> None:
+    job = spec(
+        grid={"crs": crs, "shard_px": shard_px, "resolution_m": 5.0},
+        imagery={"time_step": time_step, "composite": composite},
+    )
+    try:
+        plan = lay_plan(job, items, area, window_px=WINDOW_PX)
+    except EmptySearchError:
+        assert not any(area.intersects(one.footprint) for one in items)
+        return
+    found, expected = list(plan.tiles), list(one_by_one(job, plan, items, area))
+    assert sorted(found, key=place_of) == expected
+    assert found == sorted(found, key=lambda tile: (tile.step, tile.grid, curve_of(plan, tile)))
+
+
+def place_of(tile: PlannedTile) -> tuple[int, int, int, int]:
+    return tile.step, tile.grid, tile.row, tile.column
+
+
+def curve_of(plan: Plan, tile: PlannedTile) -> int:
+    return int(hilbert([tile.row], [tile.column], shape=plan.grids[tile.grid].tile_shape)[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(items=scattered(), area=areas(), block=st.sampled_from([1, 2, 4, 8]), holes=st.booleans())
+def test_what_shows_a_tile_does_not_depend_on_the_blocks_it_is_found_in(
+    items: list[Item], area: BaseGeometry, block: int, holes: bool
+) -> None:
+    ((grid, shape),) = lay_grids(spec(grid={"shard_px": 64, "resolution_m": 5.0}), items, area)
+    extents = Spots(items).extents(grid, margin_px=WINDOW_PX)
+    seen, touched = tiles_seen(grid, Windows(size_px=WINDOW_PX, overlap_px=32), extents)
+    numbers, at = np.arange(len(items), dtype=np.int32), Spots(items).of
+    answers = []
+    for side in (block, BLOCK):
+        tiles = area_tiles(grid, shape, block=side)
+        answer: dict[int, list[int]] = {}
+        for shown in shown_tiles(tiles, numbers, seen[at], touched[at], holes=holes):
+            ends = np.cumsum(shown.by)
+            for number, last, many in zip(shown.number.tolist(), ends.tolist(), shown.by.tolist(), strict=True):
+                answer[number] = shown.item[last - many : last].tolist()
+        assert list(answer) == sorted(answer)
+        answers.append(answer)
+    assert answers[0] == answers[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(items=scattered(), area=areas(), crs=st.sampled_from(["EPSG:32632", "EPSG:32633", "EPSG:32635", "EPSG:32601"]))
+def test_an_extent_that_is_not_looked_for_lies_too_far_from_the_grid_for_any_window(
+    items: list[Item], area: BaseGeometry, crs: str
+) -> None:
+    ((grid, _),) = lay_grids(spec(grid={"crs": crs, "shard_px": 64, "resolution_m": 5.0}), items, area)
+    spots = Spots(items)
+    found = spots.extents(grid, margin_px=WINDOW_PX)[spots.of]
+    box_seen = grid.box
+    reach = PixelBox(box_seen.top - WINDOW_PX, box_seen.left - WINDOW_PX,
+                     box_seen.bottom + WINDOW_PX, box_seen.right + WINDOW_PX)  # fmt: skip
+    for one, extent in zip(items, found.tolist(), strict=True):
+        expected = placed(one, grid.lattice).extent
+        assert PixelBox(*extent) == expected or (PixelBox(*extent).empty and expected.intersection(reach).empty)
+
+
+def test_a_scene_two_zones_away_is_not_even_projected() -> None:
+    ((grid, _),) = lay_grids(spec(), [], AREA)
+    far = item(0, (500000, 6100000, 600000, 6200000), crs="EPSG:32636", res=10.0)
+    assert Spots([far]).extents(grid, margin_px=WINDOW_PX).tolist() == [[0, 0, 0, 0]]
+    assert not placed(far, grid.lattice).extent.empty
+
+
+def test_items_go_to_workers_as_placed_items_without_their_footprints() -> None:
+    plan = lay_plan(spec(), [item(0, around(AREA))], AREA, window_px=WINDOW_PX)
+    tasks = list(plan.tasks(dict.fromkeys(range(len(plan.tiles)), (0,)), written_sources={1}))
+    arrived = pickle.loads(pickle.dumps(tasks[0]))
+    (there,) = arrived.items
+    assert type(there) is PlacedItem
+    assert there.extent == placed(plan.items[0], plan.grids[0].lattice).extent
+    assert replace(there.item, footprint=plan.items[0].footprint) == plan.items[0]
+    assert there.item.footprint.is_empty
+    assert replace(arrived, items=()) == replace(tasks[0], items=())
+    assert [task.write_source for task in tasks[:3]] == [True, False, True]
+
+
+def test_an_item_is_packed_once_for_all_the_tiles_it_shows() -> None:
+    plan = lay_plan(spec(), [item(0, around(AREA))], AREA, window_px=WINDOW_PX)
+    tasks = list(plan.tasks(dict.fromkeys(range(len(plan.tiles)), (0,)), written_sources=frozenset()))
+    assert len(tasks) > 10
+    assert len({id(task.items[0]) for task in tasks}) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    crs=st.sampled_from(["EPSG:32632", "EPSG:3857", "EPSG:3413", "EPSG:2263", "EPSG:4326"]),
+    metres=st.sampled_from([0.3, 10.0, 30.0]),
+    shard_px=st.sampled_from([64, 512, 4096]),
+    place=st.tuples(st.floats(6.0, 12.0), st.floats(61.0, 79.0)),
+)
+def test_the_surface_of_a_tile_s_pixels_is_its_mean_to_a_ten_thousandth(
+    crs: str, metres: float, shard_px: int, place: tuple[float, float]
+) -> None:
+    # Feet of New York are asked about in New York: in Norway its cone is torn.
+    place = (-74.0, 40.0 + place[1] / 100) if crs == "EPSG:2263" else place
+    res = {"EPSG:4326": metres / 111_320, "EPSG:2263": metres / 0.3048}.get(crs, metres)
+    lattice = Lattice(crs=crs, res_x=res, res_y=res)
+    x, y = from_degrees(crs).transform(*place)
+    grid = Grid.over(lattice, (x, y, x + res, y + res), shard_px=shard_px, chunk_px=64)
+    core = grid.tile(0, 0).core
+    mean_km2 = box_area_m2(lattice, core) / 1e6 / (core.height * core.width)
+    assert mean_pixel_km2(grid, 0, 0) == pytest.approx(mean_km2, rel=1e-4)
+
+
+def test_each_tile_of_a_grid_has_the_surface_of_its_own_place() -> None:
+    lattice = Lattice(crs="EPSG:3857", res_x=100.0, res_y=100.0)
+    grid = Grid.over(lattice, (-3e6, -2e6, 3e6, 9e6), shard_px=1024, chunk_px=512)
+    rows, columns = grid.tile_shape
+    for row in range(rows):
+        for column in (0, columns - 1):
+            core = grid.tile(row, column).core
+            mean_km2 = box_area_m2(lattice, core) / 1e6 / (core.height * core.width)
+            assert mean_pixel_km2(grid, row, column) == pytest.approx(mean_km2, rel=1e-4)
 
 
 def test_tiles_outside_the_area_are_not_planned() -> None:

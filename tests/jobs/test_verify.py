@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jobs.ledger import Built, RunFolder, run_names
 from jobs.verify import verify
 from tests.stories.command_line import Resmap
 from tests.stories.world import World, layers, mapped
@@ -118,8 +120,6 @@ def test_a_run_that_finds_its_own_tiles_spoilt_at_its_end_exits_7(
     shutil.rmtree(mosaic / ".resmap")
     shutil.rmtree(mosaic)
     assert resmap("run", "--local", job).status == 0
-    from jobs.ledger import RunFolder
-
     (run,) = [path.name for path in mosaic.glob(".resmap/runs/*")]
     folder = RunFolder(str(mosaic), run)
     entries = list(folder.entries())
@@ -136,3 +136,24 @@ def test_a_run_that_finds_its_own_tiles_spoilt_at_its_end_exits_7(
     said = resmap("run", "--local", job)
     assert said.status == 7
     assert "resmap verify" in said.remedy
+
+
+def test_what_stands_is_held_against_the_last_word_of_the_ledgers(mosaic: Path) -> None:
+    (run,) = run_names(str(mosaic))
+    folder = RunFolder(str(mosaic), run)
+    entry = next(entry for entry in folder.entries() if entry.prompts)
+    batch = next(iter(folder.built("prompts", "tiles", "checksums", "source_checksum")))
+    row = batch.to_pylist()[0]
+    shard = Built(
+        key=row["key"], prompts=tuple(row["prompts"]), tiles=tuple(row["tiles"]), checksums=tuple(row["checksums"]),
+        source_checksum=row["source_checksum"],
+    )  # fmt: skip
+    wrong = tuple(crc ^ 1 for crc in entry.checksums), tuple(crc ^ 1 for crc in shard.checksums)
+    for tile_crcs, shard_crcs, bad in ((*wrong, 2), (entry.checksums, shard.checksums, 0)):
+        tiles, shards = folder.ledger(), folder.level_ledger()
+        tiles.record(replace(entry, checksums=tile_crcs))
+        shards.record(replace(shard, checksums=shard_crcs))
+        tiles.flush()
+        shards.flush()
+        report = verify(str(mosaic), full=True)
+        assert (len(report.bad), report.checked) == (bad, 33)

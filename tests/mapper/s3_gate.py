@@ -1,4 +1,4 @@
-"""A server before an S3 server: refuses, or loses an answer."""
+"""A server before an S3 server: counts, refuses, or loses an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Gate:
-    """An S3 server before another, that can refuse a request or lose the answer to it."""
+    """An S3 server before another, that can refuse a request or lose the answer to it, and remembers all."""
 
     url: str = ""
     refuses: str = ""
@@ -22,6 +22,8 @@ class Gate:
     """Ends of the paths of a PUT: carried out, and its answer lost, once."""
 
     lost: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Method and path of every request, the query with it."""
 
 
 @contextmanager
@@ -36,6 +38,7 @@ def gate_before(server: str) -> Iterator[Gate]:
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            gate.asked.append((self.command, self.path))
             if gate.refuses and gate.refuses in self.path:
                 self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
                 return

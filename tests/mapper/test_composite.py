@@ -53,6 +53,15 @@ def test_a_pixel_shows_the_first_layer_that_saw_it(laid: Sequence[tuple[PixelBox
             assert view.valid[row, column] == bool(seen)
 
 
+@given(whole)
+def test_no_layer_is_written_to_by_what_is_laid_under_it(laid: Sequence[Layer]) -> None:
+    before = [(layer.pixels.tobytes(), layer.valid.tobytes()) for layer in laid]
+    canvas = FirstSeen(FRAME, bands=BANDS)
+    for layer in laid:
+        canvas.add(FRAME, layer)
+    assert [(layer.pixels.tobytes(), layer.valid.tobytes()) for layer in laid] == before
+
+
 @given(partial, parts_of(FRAME))
 def test_what_is_unseen_of_a_box_is_the_smallest_box_around_it(
     laid: Sequence[tuple[PixelBox, Layer]], box: PixelBox

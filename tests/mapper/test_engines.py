@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import fsspec
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from mapper.errors import MapperError, MosaicError, StoreError
+from mapper.errors import GridError, MapperError, MosaicError, StoreError
 from mapper.imagery import NO_SOURCE
 from mapper.layout import LAYOUT
 from mapper.masks import UNMAPPED
@@ -302,11 +303,37 @@ def test_two_processes_on_their_own_tiles_lose_nothing(shared_sink: Sink, proces
     assert all(holds(Mosaic.open(mosaic.url), number) for number in range(4))
 
 
-def test_three_threads_share_a_mosaic(sink: Sink) -> None:
+def test_threads_that_write_different_tiles_at_once_lose_nothing(sink: Sink) -> None:
     mosaic = sink.create()
-    with ThreadPoolExecutor(3) as threads:
-        keep(mosaic, list(threads.map(lambda number: put(mosaic, number), range(4))))
-        assert all(threads.map(lambda number: holds(mosaic, number), range(4)))
+    together = Barrier(8)
+
+    def put_at_once(place: tuple[int, int]) -> Written:
+        together.wait(30)
+        return put(mosaic, place[0], time=place[1])
+
+    places = [(number, time) for number in range(4) for time in (0, 1)]
+    with ThreadPoolExecutor(8) as threads:
+        keep(mosaic, list(threads.map(put_at_once, places)))
+        assert all(threads.map(lambda place: holds(mosaic, place[0], time=place[1]), places))
+
+
+def test_a_tile_that_was_refused_half_way_can_be_written_again(sink: Sink) -> None:
+    mosaic = sink.create()
+    whole = layers()
+    assert whole.source is not None
+    with pytest.raises(GridError, match="was given"):
+        mosaic.write(GRID, TILES[0], 0, replace(whole, source=whole.source[:8]))
+    keep(mosaic, [put(mosaic, 0), put(mosaic, 1)])
+    assert holds(mosaic, 0)
+    assert holds(mosaic, 1)
+
+
+def test_a_prompt_or_time_that_the_mosaic_does_not_have_is_refused(sink: Sink) -> None:
+    mosaic = sink.create()
+    for time, prompts in ((0, (0, 2)), (2, (0, 1))):
+        with pytest.raises(GridError, match="has no shard") as caught:
+            mosaic.write(GRID, TILES[0], time, layers(prompts=prompts))
+        assert "open the mosaic again" in caught.value.fix
 
 
 def test_a_worker_that_opened_the_mosaic_long_ago_still_writes_and_reads_it(sink: Sink) -> None:

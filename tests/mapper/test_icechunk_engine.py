@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import icechunk
@@ -17,7 +18,7 @@ import xarray as xr
 from mapper.errors import BusyError, CredentialsError, MapperError, MosaicError, QuestionError, StoreError
 from mapper.icechunk_storage import CACHED_REFS, storage_at
 from mapper.masks import UNMAPPED
-from mapper.mosaic import Mosaic, TileLayers
+from mapper.mosaic import Mosaic
 from mapper.storage import open_store
 from tests.mapper.s3_gate import Gate, gate_before
 from tests.mapper.sinks import (
@@ -77,10 +78,8 @@ def test_of_two_receipts_for_a_tile_the_later_one_counts(ice_folder: Sink) -> No
 def test_a_tile_that_failed_half_way_is_in_no_later_receipt(ice_folder: Sink) -> None:
     mosaic = ice_folder.create()
     whole = layers()
-    with pytest.raises(MapperError):  # there is no third prompt: the first two are in the session by then
-        mosaic.write(GRID, TILES[0], 0, TileLayers(
-            mask=np.repeat(whole.mask[:1], 3, 0), score=np.repeat(whole.score[:1], 3, 0), source=None, prompts=(0, 1, 2)
-        ))  # fmt: skip
+    with pytest.raises(MapperError):  # the source is no whole shard: mask and score are in the session by then
+        mosaic.write(GRID, TILES[0], 0, replace(whole, source=np.zeros((8, 32), np.uint32)))
     keep(mosaic, [put(mosaic, 1)])
     assert is_gap(mosaic, 0)
     assert holds(mosaic, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import rioxarray  # noqa: F401  # gives Datasets their .rio
 import xarray as xr
 import zarr
 from pyproj import CRS
+from zarr.errors import ZarrUserWarning
 
 from mapper.errors import CredentialsError, MosaicError, StoreError
 from mapper.grid import Grid, Lattice, PixelBox, Tile
@@ -282,6 +284,25 @@ def test_an_empty_shard_is_an_error_or_unmapped_and_never_absent(mosaic: Mosaic)
     except StoreError:
         return  # zarr 3.4 and later; before, an empty shard is a missing one
     assert (mask == UNMAPPED).all()
+
+
+def test_a_mosaic_that_somebody_copied_in_another_way_can_be_read_and_is_not_written(mosaic: Mosaic) -> None:
+    written = layers()
+    mosaic.write(GRID, TILE, 0, written)
+    root = zarr.open_group(mosaic.url, mode="r+", use_consolidated=False)
+    score = root["0/score"]
+    assert isinstance(score, zarr.Array)
+    pixels, attributes = np.asarray(score[...]), dict(score.attrs)
+    root.create_array(
+        "0/score", data=pixels, chunks=(1, 1, 8, 8), fill_value=UNMAPPED, attributes=attributes, overwrite=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # that consolidated metadata are not in the specification yet
+        zarr.consolidate_metadata(mosaic.url)
+    copied = Mosaic.open(mosaic.url)
+    assert (copied.read(GRID, TILE, 0, 1)[1] == written.score[1]).all()
+    with pytest.raises(MosaicError, match="keeps its shards in another way"):
+        copied.write(GRID, TILE, 0, written)
 
 
 def test_a_store_that_cannot_be_written_is_an_error_that_may_pass(mosaic: Mosaic) -> None:

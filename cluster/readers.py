@@ -1,0 +1,182 @@
+"""Reading on cores that no GPU has, for nodes whose own cores cannot feed their GPUs.
+
+    threads of a worker ─► RemoteReader ─┬─► Ray actor with a RasterReader, on a node with spare cores
+                               ┊         └─► another
+                               └┄┄► the worker's own reader, once none is left
+
+A view comes back through Ray's object store and is used where it lies, so its arrays are read-only. Which of them read
+a view does not change it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from mapper.errors import MapperError, ResourceError
+from mapper.grid import Lattice, PixelBox
+from mapper.imagery import PlacedItem, View
+from mapper.map_tile import Setup, TileMapper
+from mapper.read import RasterReader, Reader
+
+CORES_A_WORKER = 4
+"""Cores that feed one GPU. It takes 20 windows of 896 px a second, 16 Mpx: two cores where they are warped (7 Mpx/s
+each), and less where they are not; one blends and encodes, and one drives the model."""
+
+CALLS = 4
+"""Views one reader reads at once, and its threads: it decodes on one core while others wait for answers."""
+
+PLACED_WITHIN_S = 60.0
+"""How long readers are waited for. A run goes without those that have found no core by then."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One machine of a cluster."""
+
+    cores: int
+    workers: int
+    """GPU workers on it."""
+
+
+def readers_wanted(nodes: Sequence[Node]) -> int:
+    """How many readers to place: what cores the nodes with GPUs lack, as far as others have them to spare."""
+    needed = [CORES_A_WORKER * node.workers for node in nodes]
+    lacking = sum(max(0, cores - node.cores) for node, cores in zip(nodes, needed, strict=True))
+    spare = sum(max(0, node.cores - cores) for node, cores in zip(nodes, needed, strict=True))
+    return min(lacking, spare)
+
+
+def cluster_nodes(workers: int) -> list[Node]:
+    """The machines of the cluster that this process is connected to, the workers on those with the most GPUs."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
+    nodes = []
+    for resources in sorted(found, key=lambda one: one.get("GPU", 0.0), reverse=True):
+        here = min(workers, int(resources.get("GPU", 0)))
+        nodes.append(Node(cores=int(resources.get("CPU", 0)), workers=here))
+        workers -= here
+    return nodes
+
+
+class ReaderActor:
+    """The Ray actor that reads for others."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._reader = RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite, threads=CALLS)
+
+    def ready(self) -> None:
+        """Answers once it runs."""
+
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
+        """As ``Reader.read``; what goes wrong comes back as a value, as it is."""
+        try:
+            return self._reader.read(items, lattice, frame)
+        except MapperError as error:
+            return error
+        except MemoryError as error:
+            return ResourceError(f"a reader's memory ran out: {error}", fix="lower grid.shard_px")
+
+
+def place_readers(setup: Setup, count: int, *, timeout_s: float = PLACED_WITHIN_S) -> list[Any]:
+    """Actors that read, a core each, over all nodes: those that run in time, which may be fewer than asked for.
+
+    To be called once the GPU workers have been asked for, so that no reader takes a core that one of those needs.
+    """
+    remote: Any = ray.remote(ReaderActor)
+    options = {"num_cpus": 1, "max_concurrency": CALLS, "max_restarts": 0, "max_task_retries": 0}
+    asked = [remote.options(**options, scheduling_strategy="SPREAD").remote(setup) for _ in range(count)]
+    calls = {actor.ready.remote(): actor for actor in asked}
+    up, late = ray.wait(list(calls), num_returns=count, timeout=timeout_s) if calls else ([], [])
+    for call in late:
+        ray.kill(calls[call], no_restart=True)
+    if late:
+        _log.warning("%d of %d readers found no core within %g s", len(late), count, timeout_s)
+    return [calls[call] for call in up]
+
+
+def reading_with(load: Callable[[Setup], TileMapper], readers: Sequence[Any]) -> Callable[[Setup], TileMapper]:
+    """A way of loading a tile mapper that has these actors read; its own reader is for when none is left."""
+
+    def loaded(setup: Setup) -> TileMapper:
+        mapper = load(setup)
+        if readers:
+            mapper.read_with(lambda own: RemoteReader(readers, own))
+        return mapper
+
+    return loaded
+
+
+class RemoteReader:
+    """A ``Reader`` that has others read. Many threads may share one, and should: each waits for one view."""
+
+    def __init__(self, readers: Sequence[Any], own: Reader) -> None:
+        """A reader over some others.
+
+        Args:
+            readers: handles of ``ReaderActor``; other workers may have the same ones.
+            own: reads once none of them is left.
+        """
+        self._own = own
+        self._lock = threading.Lock()
+        self._calls = dict.fromkeys(random.sample(readers, len(readers)), 0)  # another order in each worker
+        self._last = dict.fromkeys(self._calls, 0)
+        self._count = itertools.count(1)
+
+    @property
+    def readers(self) -> int:
+        """How many others are left."""
+        return len(self._calls)
+
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
+        """As ``Reader.read``; the arrays are read-only.
+
+        Raises:
+            MapperError: as the reader raised it. That a reader is lost is no error: another one reads.
+        """
+        while (reader := self._least_busy()) is not None:
+            try:
+                answer = ray.get(reader.read.remote(tuple(items), lattice, frame))
+            except RayTaskError as error:
+                self._free(reader)
+                raise error.cause from None  # a defect, as it would have been here
+            except RayError as error:
+                self._leave_out(reader, error)
+                continue
+            self._free(reader)
+            if isinstance(answer, MapperError):
+                raise answer
+            view: View = answer
+            return view
+        return self._own.read(items, lattice, frame)
+
+    def _least_busy(self) -> Any:
+        """The reader with the fewest calls of ours; of those the one asked last, which has the neighbours' blocks."""
+        with self._lock:
+            if not self._calls:
+                return None
+            reader = min(self._calls, key=lambda one: (self._calls[one], -self._last[one]))
+            self._calls[reader] += 1
+            self._last[reader] = next(self._count)
+            return reader
+
+    def _free(self, reader: Any) -> None:
+        with self._lock:
+            if reader in self._calls:
+                self._calls[reader] -= 1
+
+    def _leave_out(self, reader: Any, error: RayError) -> None:
+        with self._lock:
+            lost = self._calls.pop(reader, None) is not None
+        if lost:
+            kind = "a reader died" if isinstance(error, RayActorError) else "a reader's answer was lost"
+            _log.warning("%s, %d are left: %s", kind, self.readers, str(error).partition("\n")[0])

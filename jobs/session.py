@@ -1,0 +1,218 @@
+"""One sitting of a run: how it stands when it begins, and how it is left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.telemetry import WorkerSample
+from jobs.books import Books, Tally
+from jobs.budget import Meter
+from jobs.prepare import Prepared
+from jobs.registry import Registry, RunRow
+from jobs.standing import Standing
+from jobs.summary import Summary
+from jobs.verify import verify_run
+from jobs.watch import Watcher
+from mapper.errors import MapperError, StoreError, VerifyError
+from mapper.mosaic import Mosaic
+
+SAMPLE_TILES = 8
+"""Tiles that every run reads back at its end."""
+
+ENTERED = ("done", "nodata", "failed", "quarantined")
+"""What a tile can be in the ledger."""
+
+ENDED = ("done", "quarantined")
+"""States of a run that has nothing left to do."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One sitting of a run, from its start or from where it was left."""
+
+    prepared: Prepared
+    mosaic: Mosaic
+    todo: Standing
+    facts: dict[str, Any]
+    """As ``run.json`` has them, or will."""
+
+    tally: Tally
+    books: Books
+    meter: Meter
+    device: str = ""
+
+    @property
+    def planned(self) -> int:
+        """Tiles the run answers for."""
+        return int(self.facts["planned"])
+
+    @property
+    def finished(self) -> int:
+        """Those that were over before."""
+        return self.planned - len(self.todo.wanted)
+
+    def save(self, **facts: Any) -> None:
+        """Put more facts into ``run.json``."""
+        self.facts |= facts
+        self.prepared.folder.save_facts(self.facts)
+
+
+def begin(prepared: Prepared, mosaic: Mosaic, todo: Standing, watcher: Watcher, clock: Callable[[], float]) -> Session:
+    """The books opened, and the files of the run say that it is under way."""
+    compute, earlier = prepared.job.spec.compute, prepared.folder.facts()
+    planned = int(earlier["planned"]) if "planned" in earlier else len(todo.wanted)
+    spent_usd = float(earlier.get("spent_usd", 0.0))
+    finished = planned - len(todo.wanted)
+    meter = Meter(
+        usd_per_gpu_hour=compute.usd_per_gpu_hour,
+        budget_usd=compute.budget_usd,
+        spent_usd=spent_usd,
+        tile_usd=spent_usd / finished if finished > 0 else 0.0,
+        clock=clock,
+    )
+    tally = Tally()
+    session = Session(
+        prepared=prepared,
+        mosaic=mosaic,
+        todo=todo,
+        facts=earlier | {"planned": planned},
+        tally=tally,
+        books=Books(prepared, mosaic, todo, tally, watcher),
+        meter=meter,
+    )
+    meter.keep = lambda usd: _keep_spending(session, usd)
+    session.save(state="running")
+    return session
+
+
+def _keep_spending(session: Session, usd: float) -> None:
+    """A run does not fail because its account could not be put this time."""
+    with contextlib.suppress(StoreError):
+        session.save(spent_usd=usd)
+
+
+def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
+    """Look at what there is, read a sample of it back, and put how it ended beside the mosaic."""
+    prepared, tally, meter = session.prepared, session.tally, session.meter
+    counts = prepared.folder.counts()
+    tiles = {"planned": session.planned} | {state: counts[state] for state in ENTERED}
+    left = session.planned - sum(tiles[state] for state in ENTERED)
+    problems = (
+        *(
+            {"tile": _named(prepared, lost.tile), "error": lost.error, "cause": lost.cause}
+            for lost in prepared.folder.problems()
+        ),
+        *({"tile": name, "error": error, "cause": cause} for name, error, cause in tally.levels),
+    )
+    behind = session.books.levels_behind
+    state = _ending(bool(problems), left > 0 or behind, interrupted=interrupted, used_up=meter.used_up)
+    if state in ENDED:
+        session.facts["tag"] = session.mosaic.tag(f"run-{prepared.run}")
+    worked_s = tally.ended - tally.begun
+    summary = Summary(
+        run=prepared.run,
+        mosaic=session.mosaic.url,
+        state=state,
+        tiles=tiles,
+        seconds=round(seconds, 3),
+        worked_tiles=tally.worked,
+        seam=tally.seam if tally.seam is not None else session.facts.get("seam"),
+        verified_tiles=_read_back(prepared),
+        problems=problems,
+        workers=tuple(_worker(sample, worked_s) for sample in tally.telemetry.samples()),
+        device=session.device,
+        spent_usd=round(meter.spent_usd, 6),
+        stopped=meter.says(left) if state == "out-of-budget" else "",
+    )
+    session.save(
+        state=state,
+        levels_behind=behind,
+        ended=datetime.now(UTC).isoformat(),
+        summary=summary.as_json(),
+        seam=summary.seam,
+        spent_usd=meter.spent_usd,
+    )
+    register(prepared, state, session.planned, tiles["done"] + tiles["nodata"])
+    return summary
+
+
+def _ending(problems: bool, unfinished: bool, *, interrupted: bool, used_up: bool) -> str:
+    """The state in which a run is left. One that was stopped when nothing was left to do is finished all the same."""
+    if unfinished and interrupted:
+        return "interrupted"
+    if unfinished and used_up:
+        return "out-of-budget"
+    return "quarantined" if problems else "done"
+
+
+def _read_back(prepared: Prepared) -> int:
+    """How many tiles were read back, and are what was written.
+
+    Raises:
+        VerifyError: some are not.
+    """
+    report = verify_run(prepared.folder, sample=SAMPLE_TILES)
+    if report.bad:
+        raise VerifyError(
+            f"{len(report.bad)} of {report.checked} tiles read back are not what was written",
+            fix="run `resmap verify --full`, then mend the store",
+            mosaic=prepared.job.spec.output.mosaic,
+            first=report.bad[0].tile,
+        )
+    return report.checked
+
+
+def _named(prepared: Prepared, row: int) -> str:
+    tile = prepared.plan.tiles[row]
+    return f"{prepared.plan.grids[tile.grid].name or '0'}/r{tile.row}c{tile.column}/t{tile.step}"
+
+
+def ended_before(prepared: Prepared) -> Summary | None:
+    """The summary of a run that has nothing left to do."""
+    facts = prepared.folder.facts()
+    if facts.get("state") not in ENDED or "summary" not in facts:
+        return None
+    if facts.get("levels_behind") or prepared.folder.counts()["failed"]:
+        return None
+    past = facts["summary"]
+    return Summary(
+        **{
+            **past,
+            "seconds": 0.0,
+            "worked_tiles": 0,
+            "problems": tuple(past["problems"]),
+            "workers": tuple(past["workers"]),
+        }
+    )
+
+
+def _worker(sample: WorkerSample, elapsed: float) -> dict[str, Any]:
+    rates = {key: round(value, 4) for key, value in sample.rates(elapsed).items()}
+    seconds = {stage: round(value, 3) for stage, value in sample.seconds.items()}
+    return {
+        "worker": sample.worker,
+        "tiles": sample.tiles,
+        "windows": sample.windows,
+        "reused": sample.reused,
+        **rates,
+        "seconds": seconds,
+    }
+
+
+def register(prepared: Prepared, state: str, planned: int, finished: int) -> None:
+    """Tell the index. It can be rebuilt, so a run does not fail for want of it."""
+    with contextlib.suppress(MapperError):
+        Registry().save(
+            RunRow(
+                run=prepared.run,
+                mosaic=prepared.job.spec.output.mosaic,
+                name=prepared.job.spec.name,
+                state=state,
+                planned=planned,
+                finished=finished,
+            )
+        )
