@@ -20,10 +20,10 @@ from jobs.tile_table import Ints, Stretch, TileTable
 from jobs.tiling import AreaTiles, Boxes, area_tiles, shown_tiles, tiles_seen
 from mapper.errors import EmptySearchError
 from mapper.grid import Grid, Windows
-from mapper.imagery import Item, PlacedItem
+from mapper.imagery import Item, PlacedItem, unpacked
 from mapper.map_tile import TileTask
 
-ITEMS_AT_HAND = 1 << 14
+ITEMS_AT_HAND = 1 << 10
 """Items that are kept ready to be sent. Tasks follow the Hilbert curve, so the next ones ask for the same."""
 
 _NOWHERE = shapely.Polygon()
@@ -43,7 +43,7 @@ class Sent(PlacedItem):
         return cls(item=item, extent=whole.extent, packed=pickle.dumps(there, pickle.HIGHEST_PROTOCOL))
 
     def __reduce__(self) -> tuple[object, tuple[bytes]]:
-        return pickle.loads, (self.packed,)
+        return unpacked, (self.packed,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -118,6 +118,7 @@ def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str
         area=area,
         datetime=spec.imagery.datetime,
         filter=spec.imagery.filter,
+        bands=spec.imagery.bands,
     )
     resolution_m = spec.grid.resolution_m
     tell(f"searching {spec.imagery.catalog}")

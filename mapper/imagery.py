@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -108,6 +110,13 @@ class PlacedItem:
     extent: PixelBox
     """The lattice pixels it may fill. Pixels of its files beyond them are not used, in any tile: which items
     serve a pixel then depends on the pixel alone, not on the tile that asked."""
+
+
+@lru_cache(maxsize=4096)
+def unpacked(packed: bytes) -> PlacedItem:
+    """The item as it was pickled; the tasks of neighbours bring the same bytes, and they are read once."""
+    placed: PlacedItem = pickle.loads(packed)
+    return placed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
