@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "mapper/models/weights/pocket.md")
+PAGES = (ROOT / "README.md", ROOT / "mapper/models/weights/pocket.md", ROOT / "docs/speed.md")
 
 
 def main() -> None:
@@ -125,6 +125,57 @@ def _objects(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", _made_with(figures)]
 
 
+def _map(figures: dict[str, Any]) -> list[str]:
+    setting, contenders = figures["setting"], figures["contenders"]
+    ours = contenders["ours"]["mpx_per_s_of_work"]
+    model = f"a stand-in at {setting['rate']:g} windows/s" if setting["model"] == "stand-in" else setting["model"]
+    lines = [
+        f"| {model}, windows of {setting['window_px']} px, imagery {1000 * setting['latency_s']:.0f} ms away "
+        "| Mpx/s | model busy | CPU | requested | resmap is |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, one in contenders.items():
+        busy = f"{100 * one['device']['busy_share_of_work']:.0f} %" if "device" in one else ""
+        shown = f"resmap{name.removeprefix('ours')}" if name.startswith("ours") else name
+        speed, asked = one["mpx_per_s_of_work"], one["bytes"] / 1e6
+        lines.append(
+            f"| {shown} | {speed:.2f} | {busy} | {one['cpu_s']:.0f} s | {asked:,.0f} MB | {ours / speed:.2f}× |"
+        )
+    return [*lines, "", _made_with(figures)]
+
+
+def _efficiency(figures: dict[str, Any]) -> list[str]:
+    ours, setting = figures["ours"], figures["setting"]
+    device = ours["device"]
+    rows = [
+        ("the model alone would take", f"{figures['model_only_s']:.0f} s"),
+        ("the run took, from ready workers to the last shard", f"{ours['work_s']:.0f} s"),
+        ("**efficiency**", f"**{figures['efficiency_from_workers_ready']:.3f}**"),
+        ("share of the time in which the model was busy", f"{device['busy_share_of_work']:.3f}"),
+        ("the longest it waited", f"{1000 * device['longest_gap_s']:.0f} ms"),
+    ]
+    head = (
+        f"| {setting['rate']:g} windows/s, imagery {1000 * setting['latency_s']:.0f} ms away, {ours['tiles']} tiles | |"
+    )
+    return [head, "|---|--:|", *[f"| {name} | {value} |" for name, value in rows], "", _made_with(figures)]
+
+
+def _read(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"| {figures['frames']} frames of neighbouring {figures['shard_px']} px tiles | frames/s | CPU | requests "
+        "| bytes | resmap is |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for one in figures["measured"]:
+        for name, way in one["ways"].items():
+            shown = f"{one['scene']}, {one['latency_ms']:.0f} ms: {'resmap' if name == 'ours' else name}"
+            lines.append(
+                f"| {shown} | {way['frames_per_s']:.1f} | {way['cpu_s']:.1f} s "
+                f"| {way['requests']:,} | {way['mb']:,.0f} MB | {way['ours_is_faster']:.2f}× |"
+            )
+    return [*lines, "", _made_with(figures)]
+
+
 def _made_with(figures: dict[str, Any]) -> str:
     made = figures["made_with"]
     return f"*{made['cores']} × {made['cpu']}, torch {made['versions']['torch']}, commit {made['commit'][:10]}.*"
@@ -137,6 +188,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "pocket": _pocket,
     "open": _open,
     "objects": _objects,
+    "map_stand_in_20": _map,
+    "map_stand_in_60": _map,
+    "map_pocket": _map,
+    "map_efficiency": _efficiency,
+    "read": _read,
 }
 
 

@@ -10,7 +10,8 @@ value    mask            score
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +25,9 @@ from mapper.segmenter import Logits
 ABSENT, PRESENT, UNOBSERVED, UNMAPPED = 0, 1, 254, 255
 SCORE_ONE = 250
 """The stored score that means probability 1."""
+
+STRIP_PX = 64
+"""Rows that are worked on at once: what is made of them on the way stays in the processor's cache."""
 
 Stored: TypeAlias = NDArray[np.uint8]
 """``(prompt, y, x)`` in the values above."""
@@ -41,7 +45,7 @@ class Blend:
 
     def __init__(self, core: PixelBox, windows: Windows, prompts: int, *, feather: bool = True) -> None:
         self._core = core
-        self._ramp = _ramp(windows, feather=feather)
+        self._ramp = _ramps(windows, feather)
         self._sum = np.zeros((prompts, *core.shape), np.float32)
         self._weight = np.zeros(core.shape, np.float32)
         self._met_px = self._differ_px = 0
@@ -49,28 +53,47 @@ class Blend:
     def add(self, window: PixelBox, logits: Logits) -> None:
         """Put float32 ``(prompt, y, x)`` of one window in; call in the order of ``Windows.touching``."""
         part = window.intersection(self._core)
-        there, here = part.within(self._core), part.within(window)
-        weight = self._ramp[here[0], None] * self._ramp[None, here[1]]
-        met = self._weight[there] > 0
-        self._met_px += int(met.sum()) * len(logits)
-        self._differ_px += int((((self._sum[:, *there] > 0) != (logits[:, *here] > 0)) & met).sum())
-        self._sum[:, *there] += weight * logits[:, *here]
-        self._weight[there] += weight
+        for strip in _strips(part):
+            there, here = strip.within(self._core), strip.within(window)
+            weight, summed, fresh = self._ramp[here], self._sum[:, *there], logits[:, *here]
+            met = self._weight[there] > 0
+            if met.any():
+                self._met_px += int(np.count_nonzero(met)) * len(logits)
+                self._differ_px += int(np.count_nonzero(((summed > 0) != (fresh > 0)) & met))
+            summed += weight * fresh
+            self._weight[there] += weight
 
     def logits(self, needed: Valid) -> Logits:
-        """float32 ``(prompt, y, x)`` of the core; 0 where no window came.
+        """float32 ``(prompt, y, x)`` of the core; 0 where no window came. No window can be added after.
 
         Raises:
             GridError: a needed pixel lies under no window: a window was left out that should not have been.
         """
-        if (self._weight[needed] == 0).any():
+        if (needed & (self._weight == 0)).any():
             raise GridError("a pixel that was asked for lies under no window", core=self._core)
-        return np.asarray(self._sum / np.where(self._weight == 0, np.float32(1), self._weight), np.float32)
+        for strip in _strips(self._core):
+            here = strip.within(self._core)
+            weight = self._weight[here]
+            self._sum[:, *here] /= np.where(weight == 0, np.float32(1), weight)
+        return self._sum
 
     @property
     def seam(self) -> float | None:
         """Share of the pixels where windows met on which they disagreed at a score of one half; None where none met."""
         return self._differ_px / self._met_px if self._met_px else None
+
+
+def _strips(box: PixelBox) -> Iterator[PixelBox]:
+    """The box, some rows at a time."""
+    for top in range(box.top, box.bottom, STRIP_PX):
+        yield PixelBox(top, box.left, min(top + STRIP_PX, box.bottom), box.right)
+
+
+@lru_cache(maxsize=4)
+def _ramps(windows: Windows, feather: bool) -> NDArray[np.float32]:
+    """Weight of each pixel of a window ``(y, x)``."""
+    ramp = _ramp(windows, feather=feather)
+    return ramp[:, None] * ramp[None]
 
 
 def _ramp(windows: Windows, *, feather: bool) -> NDArray[np.float32]:
@@ -94,13 +117,17 @@ def to_score(logits: Logits, *, valid: Valid, asked: Valid) -> Stored:
     Raises:
         MapperError: the model answered with no number; stored, it would read as absent.
     """
-    if (np.isnan(logits).any(axis=0) & valid & asked).any():
-        raise MapperError("what the model answered is not a number", fix="use precision fp32, or another model")
-    with np.errstate(over="ignore", invalid="ignore"):  # exp(100) is a score of 0; NaN is in gaps only
-        probability = 1 / (1 + np.exp(-logits))
-        score = np.rint(probability * SCORE_ONE).astype(np.uint8)
-    score[:, ~valid] = UNOBSERVED
-    score[:, ~asked] = UNMAPPED
+    score = np.empty(logits.shape, np.uint8)
+    for top in range(0, logits.shape[1], STRIP_PX):
+        rows = slice(top, top + STRIP_PX)
+        said, seen, wanted = logits[:, rows], valid[rows], asked[rows]
+        if (np.isnan(said).any(axis=0) & seen & wanted).any():
+            raise MapperError("what the model answered is not a number", fix="use precision fp32, or another model")
+        with np.errstate(over="ignore", invalid="ignore"):  # exp(100) is a score of 0; NaN is in gaps only
+            probability = 1 / (1 + np.exp(-said))
+            score[:, rows] = np.rint(probability * SCORE_ONE).astype(np.uint8)
+        score[:, rows][:, ~seen] = UNOBSERVED
+        score[:, rows][:, ~wanted] = UNMAPPED
     return score
 
 
