@@ -171,8 +171,57 @@ def _read(figures: dict[str, Any]) -> list[str]:
             shown = f"{one['scene']}, {one['latency_ms']:.0f} ms: {'resmap' if name == 'ours' else name}"
             lines.append(
                 f"| {shown} | {way['frames_per_s']:.1f} | {way['cpu_s']:.1f} s "
-                f"| {way['requests']:,} | {way['mb']:,.0f} MB | {way['ours_is_faster']:.2f}× |"
+                f"| {way['requests']:,.0f} | {way['mb']:,.0f} MB | {way['ours_is_faster']:.2f}× |"
             )
+    return [*lines, "", _made_with(figures)]
+
+
+def _write(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"| tiles of {figures['shard_px']} px: mask, score and source | tiles/s | CPU a tile | memory |",
+        "|---|--:|--:|--:|",
+    ]
+    for place, ways in figures["ways"].items():
+        for name, one in ways.items():
+            speed, cpu_ms = one["tiles_s"], 1000 * one["cpu_s_a_tile"]
+            lines.append(f"| {place}: {name} | {speed:.1f} | {cpu_ms:.0f} ms | {one['peak_mb']:.0f} MB |")
+    return [*lines, "", _made_with(figures)]
+
+
+def _plan(figures: dict[str, Any]) -> list[str]:
+    lines = ["| | items | tiles | seconds | of them | peak memory |", "|---|--:|--:|--:|---|--:|"]
+    for name in ("from table", "from snapshot", "tiles, all time", "tiles, by month"):
+        one = figures["cases"][name]
+        steps = ", ".join(f"{step} {seconds:.0f}" for step, seconds in one["seconds"].items())
+        counts = f"{one['items']:,} | {one['tiles']:,}"
+        lines.append(f"| {name} | {counts} | {one['total_median_s']:.0f} | {steps} | {one['peak_mb']:,} MB |")
+    return [*lines, "", _made_with(figures)]
+
+
+def _resume(figures: dict[str, Any]) -> list[str]:
+    here, bucket = (figures[f"outcomes {place}"] for place in ("on local disk", "in a bucket"))
+    rows = [
+        ("from the job file to the first task", f"{figures['resume_s']['median']:.1f} s"),
+        ("memory for it, above the imports", f"{figures['resume_peak_mb']['median']:.0f} MB"),
+        ("the books, CPU a finished tile, on a local disk", f"{here['cpu_ms_a_tile']:.2f} ms"),
+        ("the same, in a bucket", f"{bucket['cpu_ms_a_tile']:.2f} ms"),
+        (
+            "memory after 10,000 and 100,000 tiles",
+            f"{here['held_mb']['10000']:.0f} and {here['held_mb']['100000']:.0f} MB",
+        ),
+    ]
+    head = f"| a run of {figures['planned']:,} shards, {figures['finished']:,} of them finished | |"
+    return [head, "|---|--:|", *[f"| {name} | {value} |" for name, value in rows], "", _made_with(figures)]
+
+
+def _scale(figures: dict[str, Any]) -> list[str]:
+    lines = ["| GPUs | efficiency | CPU of the driver, a tile |", "|---|--:|--:|"]
+    for one in figures["on_ray"]:
+        driver_ms = one["driver_cpu_ms_a_tile"]["median"]
+        lines.append(f"| {one['actors']}, stand-ins on Ray | {one['efficiency']['median']:.3f} | {driver_ms:.1f} ms |")
+    inside = figures["in_process"]
+    lines.append(f"| the driver without Ray, {inside['tiles']:,} tiles | | {inside['driver_cpu_ms_a_tile']:.2f} ms |")
+    lines += [f"| {one['workers']}, on paper | {one['efficiency']:.3f} | |" for one in figures["on_paper"]]
     return [*lines, "", _made_with(figures)]
 
 
@@ -193,6 +242,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "map_pocket": _map,
     "map_efficiency": _efficiency,
     "read": _read,
+    "write": _write,
+    "plan": _plan,
+    "resume": _resume,
+    "scale": _scale,
 }
 
 
