@@ -3,6 +3,7 @@
 ::
 
     python -m benchmarks.bench_map                      all contenders with the stand-in GPU
+    python -m benchmarks.bench_map --model stand-in-896 the same with RemoteSAM's windows
     python -m benchmarks.bench_map --model pocket       the same with a real model on the CPU
     python -m benchmarks.bench_map --variants           peers in other sizes too; the best of all is the best peer
     python -m benchmarks.bench_map --efficiency         ours alone, for five minutes: how much of the GPU it uses
@@ -41,7 +42,7 @@ from benchmarks.peers.measured import measured
 from benchmarks.peers.work import CPU_THREADS, Work
 from benchmarks.ranged_server import RangedServer, delivers, ranged_server
 from benchmarks.record import circumstances, record
-from benchmarks.stand_in import WINDOW_PX, Worked, write_weights
+from benchmarks.stand_in import WIDE, WINDOW_PX, Worked, write_weights
 from mapper import models
 
 CONTENDERS: Mapping[str, tuple[str, ...]] = {
@@ -65,7 +66,10 @@ OURS = ("ours", "ours, in one process")
 REFERENCE = "obvious loop"
 PROMPTS = ("the buildings", "the roads")
 OVERLAP_PX, CHUNK_PX = 128, 512
-BATCH = {"stand-in": 16, "pocket": 2}
+STAND_INS = {"stand-in": WINDOW_PX, "stand-in-896": WIDE.WINDOW_PX}
+"""Model → side of its windows."""
+
+BATCH = {"stand-in": 16, "stand-in-896": 16, "pocket": 2}
 """Windows a peer gives the model at once; ours chooses itself."""
 
 SETTLE_S = 2.0
@@ -91,7 +95,7 @@ class Setting:
         box, slug = self.ground.box, _slug(name)
         log = self.folder / f"{slug}.device"
         log.unlink(missing_ok=True)
-        stand_in = self.model == "stand-in"
+        stand_in = self.model in STAND_INS
         weights = write_weights(self.folder / f"{slug}.json", windows_per_s=self.rate, log=log) if stand_in else None
         work = Work(
             catalog=f"{server.url}/{CATALOG}",
@@ -130,7 +134,7 @@ def main() -> None:
                 "server": delivers(server, "scene-000.tif"),
                 **(efficiency(setting, server) if asked.efficiency else against_peers(setting, server, asked)),
             }
-    contest = f"map_stand_in_{asked.rate:g}" if asked.model == "stand-in" else f"map_{asked.model}"
+    contest = f"map_{asked.model.replace('-', '_')}" + (f"_{asked.rate:g}" if asked.model in STAND_INS else "")
     name = "map_efficiency" if asked.efficiency else contest
     if asked.out is None:
         print(record(name, figures))
@@ -198,7 +202,7 @@ def contender(setting: Setting, server: RangedServer, name: str) -> dict[str, An
         "bytes": given.bytes,
         "server_cpu_s": given.cpu_s,
     }
-    if setting.model == "stand-in":
+    if setting.model in STAND_INS:
         figures["device"] = _device(Worked.read(log), report["work_s"])
     return figures
 
@@ -284,7 +288,7 @@ def _line(found: Mapping[str, Any]) -> str:
 def _told(setting: Setting) -> dict[str, Any]:
     facts = asdict(replace(setting, folder=Path()))
     del facts["folder"], facts["timeout_s"]
-    if setting.model != "stand-in":
+    if setting.model not in STAND_INS:
         del facts["rate"]
     return facts | {
         "window_px": _window_px(setting.model),
@@ -298,7 +302,7 @@ def _told(setting: Setting) -> dict[str, Any]:
 
 
 def _setting(asked: argparse.Namespace, folder: Path) -> Setting:
-    rate = asked.rate if asked.model == "stand-in" else POCKET_WINDOWS_PER_S
+    rate = asked.rate if asked.model in STAND_INS else POCKET_WINDOWS_PER_S
     if asked.size == "small":
         ground = Ground(rows=2, columns=2, shard_px=1024, step_px=1024, overlap_px=128)
     else:
@@ -314,12 +318,12 @@ def _setting(asked: argparse.Namespace, folder: Path) -> Setting:
 
 
 def _window_px(model: str) -> int:
-    return WINDOW_PX if model == "stand-in" else models.window_px(model)
+    return STAND_INS.get(model) or models.window_px(model)
 
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("stand-in", "pocket"), default="stand-in")
+    parser.add_argument("--model", choices=(*STAND_INS, "pocket"), default="stand-in")
     parser.add_argument("--rate", type=float, default=20.0, help="windows the stand-in does a second (default 20)")
     parser.add_argument("--latency-ms", type=float, default=30.0, help="before each answer (default 30)")
     parser.add_argument("--seconds", type=float, help="ground for so many seconds of the model (default 24; 260)")
@@ -332,7 +336,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where imagery and mosaics lie meanwhile")
     parser.add_argument("--out", type=Path, help="the JSON file; benchmarks/results where left out")
     asked = parser.parse_args()
-    if asked.efficiency and asked.model != "stand-in":
+    if asked.efficiency and asked.model not in STAND_INS:
         parser.error("--efficiency is of the stand-in: only its speed is known beforehand")
     asked.seconds = asked.seconds or (260.0 if asked.efficiency else 24.0)
     asked.repeats = asked.repeats or (1 if asked.size == "small" else 2)

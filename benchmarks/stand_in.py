@@ -131,16 +131,15 @@ class StandIn:
     Windows therefore disagree where they meet, as those of a real model do, and blending them has something to do.
     """
 
-    name = "stand-in"
-    window_px = WINDOW_PX
     band_names = ("red", "green", "blue")
     device = "stand-in"
     """Not ``cpu``: batches are those of a GPU."""
 
     fingerprint = "stand-in 1"
 
-    def __init__(self, device: Device) -> None:
-        place = np.linspace(-1, 1, WINDOW_PX, dtype=np.float32)
+    def __init__(self, device: Device, *, name: str = "stand-in", window_px: int = WINDOW_PX) -> None:
+        self.name, self.window_px = name, window_px
+        place = np.linspace(-1, 1, window_px, dtype=np.float32)
         self._bowl = place[:, None] ** 2 + place[None, :] ** 2  # 0 in the middle, 2 in the corners
         self._device = device
 
@@ -157,7 +156,7 @@ class StandIn:
         """Hand a batch over and go on; what comes back waits for its logits."""
         handed_over = time.monotonic()
         green = pixels[:, 1].astype(np.float32)
-        answer = np.empty((len(pixels), len(text), WINDOW_PX, WINDOW_PX), np.float32)
+        answer = np.empty((len(pixels), len(text), self.window_px, self.window_px), np.float32)
         for prompt, level in enumerate(text):
             np.subtract(green, level, out=answer[:, prompt])
             answer[:, prompt] *= _STEEPNESS
@@ -170,11 +169,29 @@ class StandIn:
         return logits
 
 
+@dataclass(frozen=True, slots=True)
+class Wide:
+    """What ``mapper.models`` asks of a module, of a stand-in with larger windows."""
+
+    WINDOW_PX: int
+
+    def load(self, weights: Path | None, *, device: str, precision: str) -> StandIn:
+        """As ``load`` of this module."""
+        return StandIn(_device(weights), name=f"stand-in-{self.WINDOW_PX}", window_px=self.WINDOW_PX)
+
+
+WIDE = Wide(896)
+"""``stand-in-896``: with the windows of RemoteSAM."""
+
+
 def load(weights: Path | None, *, device: str, precision: str) -> StandIn:
     """The stand-in its weights file describes; 20 windows a second where there is none."""
+    return StandIn(_device(weights))
+
+
+def _device(weights: Path | None) -> Device:
     facts = {} if weights is None else json.loads(weights.read_text(encoding="utf-8"))
-    log = Path(facts["log"]) if "log" in facts else None
-    return StandIn(Device(float(facts.get("windows_per_s", 20)), log))
+    return Device(float(facts.get("windows_per_s", 20)), Path(facts["log"]) if "log" in facts else None)
 
 
 def write_weights(path: Path, *, windows_per_s: float, log: Path) -> Path:
