@@ -163,7 +163,7 @@ class Instant:
         """None: they are nowhere."""
         return ()
 
-    def start(self, worker: str, task: Task) -> None:
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Take a task."""
         pickle.dumps(task, protocol=5)
         self._held.append((worker, task))

@@ -29,7 +29,7 @@ class LocalPool:
         """Of the one worker."""
         return (self._worker.facts(),)
 
-    def start(self, worker: str, task: Task) -> None:
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Begin a task in a thread."""
         self._threads.submit(self._run, task)
 

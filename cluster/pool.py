@@ -39,6 +39,8 @@ class Finished:
     worker: str
     task: Task
     result: Result | MapperError
+    token: int = 0
+    """That of the hand-out: an answer to an earlier one is nobody's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,14 @@ class Pool(Protocol):
     def facts(self) -> Sequence[WorkerFacts]:
         """What each worker says of itself; waits until all have loaded."""
 
-    def start(self, worker: str, task: Task) -> None:
-        """Hand a task to a worker; returns at once."""
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
+        """Hand a task to a worker; returns at once.
+
+        Args:
+            worker: one of ``workers``.
+            task: what to do.
+            token: comes back with what became of it.
+        """
 
     def finished(self, timeout_s: float) -> list[Finished]:
         """The tries that are over; waits up to the timeout for the first, also where there is none under way.

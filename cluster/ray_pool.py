@@ -146,7 +146,7 @@ class RayPool:
         self._await_loaded(at_least=len(self._actors))
         return tuple(self._facts.values())
 
-    def start(self, worker: str, task: Task) -> None:
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Send a task to an actor."""
         call = _Call(worker=worker, actor=self._actors[worker], task=task)
         # Ray tells when a call is over; asking about all of them each time would cost more the more there are.

@@ -147,7 +147,7 @@ class SimulatedPool:
             WorkerFacts(name=name, device="paper", fingerprint="paper", host="paper", pid=0) for name in self._workers
         ]
 
-    def start(self, worker: str, task: Task) -> None:
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Hand a task to a worker."""
         self._heard += self._world.driver_s
         at, held = self._workers[worker], _Held(task)

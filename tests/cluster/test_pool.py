@@ -44,7 +44,7 @@ class ScriptedPool:
     def facts(self) -> Sequence[WorkerFacts]:
         return [WorkerFacts(name=name, device="cpu", fingerprint="f", host="h", pid=1) for name in self.names]
 
-    def start(self, worker: str, task: Task) -> None:
+    def start(self, worker: str, task: Task, token: int = 0) -> None:
         self.tries[task.id] = self.tries.get(task.id, 0) + 1
         self.held.append((worker, task, self.tries[task.id]))
         self.most_held = max(self.most_held, len(self.held))
