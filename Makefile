@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test slow quick check format pocket real clean
+.PHONY: help setup demo test slow quick chaos chaos-sim chaos-record check format pocket real clean
 
 help:            ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.ready  ## the virtual environment with everything in it
 
@@ -26,6 +26,15 @@ slow: setup      ## the published sizes of the large models, minutes and gigabyt
 
 quick: setup     ## the suite without Ray and servers
 	$(BIN)/python -m pytest tests/mapper tests/catalogs tests/test_architecture.py
+
+chaos: setup     ## kill drivers, workers and nodes, and break stores: tens of minutes
+	$(BIN)/python -m pytest -m chaos --timeout 3600
+
+chaos-sim: setup ## ten thousand runs on paper, each with faults of its own
+	$(BIN)/python -m tests.simulation
+
+chaos-record: setup ## the kills of `make chaos`, their figures put into benchmarks/results
+	$(BIN)/python -m tests.chaos --record
 
 check: setup     ## lint, format, types
 	$(BIN)/ruff check .

@@ -326,7 +326,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--model", choices=(*STAND_INS, "pocket"), default="stand-in")
     parser.add_argument("--rate", type=float, default=20.0, help="windows the stand-in does a second (default 20)")
     parser.add_argument("--latency-ms", type=float, default=30.0, help="before each answer (default 30)")
-    parser.add_argument("--seconds", type=float, help="ground for so many seconds of the model (default 24; 260)")
+    parser.add_argument("--seconds", type=float, help="ground for so many seconds of the model (default 24; 300)")
     parser.add_argument("--size", choices=("small", "whole"), default="whole", help="small: 4 shards of 1024 px")
     parser.add_argument("--repeats", type=int, help="rounds of all contenders (default 2; small: 1)")
     parser.add_argument("--only", nargs="+", choices=ALL, metavar="NAME", help=f"of {'; '.join(ALL)}")
@@ -338,7 +338,7 @@ def _asked() -> argparse.Namespace:
     asked = parser.parse_args()
     if asked.efficiency and asked.model not in STAND_INS:
         parser.error("--efficiency is of the stand-in: only its speed is known beforehand")
-    asked.seconds = asked.seconds or (260.0 if asked.efficiency else 24.0)
+    asked.seconds = asked.seconds or (300.0 if asked.efficiency else 24.0)
     asked.repeats = asked.repeats or (1 if asked.size == "small" else 2)
     return asked
 

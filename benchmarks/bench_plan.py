@@ -2,12 +2,13 @@
 
 python -m benchmarks.bench_plan [--items N] [--tiles N] [--only CASE …] [--folder DIR] [--out FILE]
 
-Two cases begin with documents, as ``resmap plan`` does: a local stac-geoparquet file, whose items have 19 assets
-(13 kB of JSON each), and the frozen search made of it. Their hrefs name 127.0.0.1, which needs no name server. Two
-more plan ten million tiles, for all time and month by month. The peers do one step of it on the same data, in the same
-process and on one core, for a tenth of the tiles, since they hold each as a geometry: geopandas joins tiles with
-extents (and leaves the pairs in no order), and shapely tells of each tile of the grid how it lies in the area.
-Making the files is not timed. Memory is the most that a case's own process held at once.
+Three cases begin with documents, as ``resmap plan`` does: a local stac-geoparquet file, whose items have 19 assets
+(13 kB of JSON each), the frozen search made of it, and the same frozen as the documents that an API sends. Their hrefs
+name 127.0.0.1, which needs no name server. Two more plan ten million tiles, for all time and month by month. The peers
+do one step of it on the same data, in the same process and on one core, for a tenth of the tiles, since they hold each
+as a geometry: geopandas joins tiles with extents (and leaves the pairs in no order), and shapely tells of each tile of
+the grid how it lies in the area. Making the files is not timed. Memory is the most that a case's own process held at
+once; of the documents it holds them all, as a search of an API does.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from shapely.geometry.base import BaseGeometry
 from benchmarks.continent import BANDS, RESOLUTION_M, continent, made_items, squares, write_snapshot, write_table
 from benchmarks.record import circumstances, record
 from catalogs.hrefs import check_href
-from catalogs.items import items_from_stac
+from catalogs.items import FIELDS, items_from_stac
 from catalogs.search import Query, search
 from catalogs.select import coverage
-from catalogs.snapshot import thawed
+from catalogs.snapshot import freeze, thawed
 from jobs.grids import Spots, lay_grids
 from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, spec_from
@@ -138,11 +139,21 @@ def _from_table(asked: argparse.Namespace) -> dict[str, Any]:
     steps, area = Steps(), continent()
     query = Query(catalog=str(_table(asked)), collections=("sentinel-2-l2a",), area=area, bands=BANDS)
     found = steps.timed("search the table", lambda: search(query))
+    steps.timed("freeze", lambda: freeze(found))
     return _planned(steps, found, area)
 
 
 def _from_snapshot(asked: argparse.Namespace) -> dict[str, Any]:
-    return _planned(Steps(), thawed(_snapshot(asked).read_bytes()), continent())
+    return _planned(Steps(), thawed(_snapshot(asked).read_bytes(), fields=FIELDS), continent())
+
+
+def _from_documents(asked: argparse.Namespace) -> dict[str, Any]:
+    """As ``from snapshot``, of a search that an API answered: it is frozen as documents, and thawed as such."""
+    steps = Steps()
+    found = search(Query(catalog=str(_table(asked)), collections=(), area=continent(), bands=BANDS))
+    documents = [list(found)]
+    frozen = steps.timed("freeze", lambda: freeze(documents.pop()))
+    return _planned(steps, thawed(frozen, fields=FIELDS), continent())
 
 
 def _planned(steps: Steps, documents: Any, area: BaseGeometry) -> dict[str, Any]:
@@ -168,7 +179,7 @@ def _ten_million(time_step: str) -> Callable[[argparse.Namespace], dict[str, Any
 
 
 def _tasks(asked: argparse.Namespace) -> dict[str, Any]:
-    """What the driver does for each tile: from the middle of a plan, tasks, their bytes, their keys and surface."""
+    """What the driver does for each tile: from the middle of a plan, tasks, their bytes and their surface."""
     steps, area = Steps(), continent()
     items = made_items(squares(area), 12)
     plan = lay_plan(_sized(area, asked.tiles / 10, "all"), items, area, window_px=WINDOW_PX)
@@ -177,7 +188,6 @@ def _tasks(asked: argparse.Namespace) -> dict[str, Any]:
     wanted = dict.fromkeys(rows, (0,))
     tasks = steps.timed("tasks", lambda: list(plan.tasks(wanted, written_sources=frozenset())))
     packed = steps.timed("pickled", lambda: [pickle.dumps(task, pickle.HIGHEST_PROTOCOL) for task in tasks])
-    steps.timed("keys", lambda: [plan.key(row) for row in rows])
     steps.timed("surface", lambda: [plan.pixel_km2(row) for row in rows])
     per_tile = {name: round(1e6 * seconds / len(tasks), 1) for name, seconds in steps.seconds.items()}
     few = packed[:: max(1, len(packed) // UNPACKED)]
@@ -294,6 +304,7 @@ def _peak_mb() -> int:
 CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "from table": _from_table,
     "from snapshot": _from_snapshot,
+    "from documents": _from_documents,
     "tiles, all time": _ten_million("all"),
     "tiles, by month": _ten_million("month"),
     "tasks": _tasks,

@@ -17,7 +17,7 @@ from affine import Affine
 from shapely.geometry import box
 
 from cluster import Finished, WorkerFacts
-from cluster.ray_pool import Load
+from cluster.gpu_actor import Load
 from jobs.job import Job
 from jobs.ledger import RunFolder
 from jobs.plan import Plan
@@ -132,6 +132,8 @@ class StandIn:
     holds = 3
     """One on the GPU, one behind it, one on its way."""
 
+    moves = 0
+
     def __init__(self, name: str, setup: Setup, load: Load, *, tile_s: float) -> None:
         self._name, self._tile_s = name, tile_s
         self._gpu = threading.Lock()
@@ -153,7 +155,7 @@ class Instant:
 
     def __init__(self, workers: int) -> None:
         self._names = {f"gpu-{number}": StandIn.holds for number in range(workers)}
-        self._held: deque[tuple[str, Task]] = deque()
+        self._held: deque[tuple[str, Task, int]] = deque()
 
     def workers(self) -> Mapping[str, int]:
         """All, always."""
@@ -166,12 +168,12 @@ class Instant:
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Take a task."""
         pickle.dumps(task, protocol=5)
-        self._held.append((worker, task))
+        self._held.append((worker, task, token))
 
     def finished(self, timeout_s: float) -> list[Finished]:
         """The task that was given first."""
-        worker, task = self._held.popleft()
-        return [Finished(worker=worker, task=task, result=_result(task))]
+        worker, task, token = self._held.popleft()
+        return [Finished(worker=worker, task=task, result=_result(task), token=token)]
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -239,6 +239,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "objects": _objects,
     "map_stand_in_20": _map,
     "map_stand_in_60": _map,
+    "map_stand_in_100": _map,
     "map_stand_in_896_20": _map,
     "map_pocket": _map,
     "map_efficiency": _efficiency,

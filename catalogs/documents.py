@@ -1,37 +1,20 @@
-"""Catalogs at rest: STAC JSON that links to more of it, and stac-geoparquet tables."""
+"""Catalogs at rest: STAC JSON that links to more of it."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import shapely
-from shapely.errors import ShapelyError
-
 from catalogs.fetch import Fetch, links_of, parse_json
-from catalogs.hrefs import check_href, is_remote, resolve_href, unsigned
-from catalogs.items import assets_wanted
-from mapper.errors import AssetError, CatalogError, ReadError, SpecError
+from catalogs.hrefs import check_link, is_remote, resolve_href, unsigned
+from mapper.errors import CatalogError, SpecError
 
 MOST_DOCUMENTS = 500_000
 MOST_LEVELS = 30
 _READERS = 8
-PARQUET = b"PAR1"
-ROWS_AT_ONCE = 8192
-
-_TOP_LEVEL = frozenset(
-    ("type", "stac_version", "stac_extensions", "id", "bbox", "geometry", "collection", "links", "assets")
-)
-"""Columns of a table that are no properties of the item."""
-
 _SCALARS = frozenset((str, int, float, bool))
 
 
@@ -77,104 +60,6 @@ def walk(doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch
     raise CatalogError(f"the catalog is more than {MOST_LEVELS} levels deep", catalog=unsigned(place))
 
 
-def table_items(content: bytes, place: str, *, wanted: Iterable[str] = (), bands: Sequence[str] = ()) -> Holding:
-    """The items of a stac-geoparquet table, hrefs absolute.
-
-    Args:
-        content: the file.
-        place: where it was read.
-        wanted: collections; none: all.
-        bands: references of the bands that will be read. Other assets are left in the file where these are assets of
-            every item; none: all assets are taken.
-
-    Raises:
-        CatalogError: it is no such table.
-    """
-    try:
-        file = pq.ParquetFile(io.BytesIO(content))
-        missing = {"id", "geometry", "assets"} - set(file.schema_arrow.names)
-        if missing:
-            raise CatalogError(
-                f"the table is not stac-geoparquet: it has no column {', '.join(sorted(missing))}",
-                catalog=unsigned(place),
-            )
-        names: set[Any] = set()
-        if "collection" in file.schema_arrow.names:
-            names = set(pc.unique(file.read(columns=["collection"])["collection"]).to_pylist())
-        table = _read_table(file, {str(name) for name in names if name}, bands)
-        only = [name for name in wanted if name in names]
-        if only:
-            table = table.filter(pc.is_in(table["collection"], pa.array(only)))
-        items = [
-            absolute(doc, place, from_self=True) for doc in table_documents(table, links="self" if bands else None)
-        ]
-    except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, OSError, ShapelyError) as error:
-        raise CatalogError(
-            f"the table cannot be read as stac-geoparquet: {str(error)[:200]}", catalog=unsigned(place)
-        ) from error
-    return Holding(items=items, collections={str(name) for name in names if name})
-
-
-def _read_table(file: pq.ParquetFile, collections: Iterable[str], bands: Sequence[str]) -> pa.Table:
-    """The rows of a table, with the assets that these bands may mean."""
-    schema = file.schema_arrow
-    keys = [field.name for field in schema.field("assets").type]
-    kept = assets_wanted(keys, bands, collections)
-    if kept is None or len(kept) == len(keys):
-        return file.read()
-    columns = [name for name in schema.names if name != "assets"]
-    table = file.read(columns=[*columns, *(f"assets.{key}" for key in keys if key in kept)])
-    hrefs = [pc.struct_field(table["assets"], [band, "href"]) for band in dict.fromkeys(bands)]
-    # An item that lacks the asset may have a band of that name in another one.
-    return file.read() if any(href.null_count for href in hrefs) else table
-
-
-def table_documents(table: pa.Table, *, links: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a stac-geoparquet table as STAC items, without the nulls of columns that a row has nothing in.
-
-    Args:
-        table: of items.
-        links: the only relation whose links are wanted; None: all.
-    """
-    names = table.schema.names
-    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-        columns = [_json_values(name, column, links) for name, column in zip(names, batch.columns, strict=True)]
-        for row in zip(*columns, strict=True):
-            doc: dict[str, Any] = {"properties": {}}
-            for name, value in zip(names, row, strict=True):
-                if value is not None:
-                    (doc if name in _TOP_LEVEL else doc["properties"])[name] = value
-            yield doc
-
-
-def _json_values(name: str, column: pa.Array, links: str | None) -> list[Any]:
-    """A column as JSON, None where a row has nothing."""
-    if name.rpartition(":")[2] == "geometry":
-        written = shapely.to_geojson(shapely.from_wkb(column.to_numpy(zero_copy_only=False)))
-        return [None if text is None else json.loads(text) for text in written.tolist()]
-    if pa.types.is_timestamp(column.type):
-        in_utc = column.cast(pa.timestamp(column.type.unit, tz="UTC"))
-        return pc.strftime(in_utc, format="%Y-%m-%dT%H:%M:%SZ").to_pylist()  # type: ignore[no-any-return]
-    values = column.to_pylist()
-    if name == "bbox":
-        return [None if box is None else list(box.values()) if isinstance(box, dict) else box for box in values]
-    if name == "links" and links is not None:
-        values = [[link for link in row or () if link.get("rel") == links] for row in values]
-    return values if not pa.types.is_nested(column.type) else [_plain(value) for value in values]
-
-
-def _plain(node: Any) -> Any:
-    """What Arrow gave, as JSON without nulls."""
-    if isinstance(node, dict):
-        held = ((key, value) for key, value in node.items() if value is not None)
-        return {key: value if type(value) in _SCALARS else _plain(value) for key, value in held}
-    if isinstance(node, list):
-        return node if all(type(value) in _SCALARS for value in node) else [_plain(value) for value in node]
-    if isinstance(node, bytes):
-        return json.loads(shapely.to_geojson(shapely.from_wkb(node)))
-    return node.isoformat().replace("+00:00", "Z") if isinstance(node, date) else node
-
-
 def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:
     """The documents of a file with one to a line, None where it is no such file."""
     lines = content.splitlines()
@@ -188,7 +73,7 @@ def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:
 
 
 def absolute(doc: dict[str, Any], place: str, *, from_self: bool = False) -> dict[str, Any]:
-    """The item with absolute asset hrefs.
+    """The item with absolute asset hrefs, and without assets that have none and links that are none.
 
     Args:
         doc: an item.
@@ -196,20 +81,20 @@ def absolute(doc: dict[str, Any], place: str, *, from_self: bool = False) -> dic
         from_self: its assets are written as seen from its self link, where it has one: it was read from
             among others.
     """
-    base = place
+    base, links = place, links_of(doc)
     if from_self:
-        own = next((link["href"] for link in links_of(doc) if link["rel"] == "self"), "")
+        own = next((link["href"] for link in links if link["rel"] == "self"), "")
         if own and (is_remote(own) or not is_remote(place)):
             base = resolve_href(own, base=place)
     assets = doc.get("assets")
     if not isinstance(assets, dict):
-        raise CatalogError("an item has no assets", item=doc.get("id"), catalog=unsigned(place))
+        raise CatalogError("an item has no assets", item=str(doc.get("id"))[:200], catalog=unsigned(place))
     kept = {
         key: {**asset, "href": resolve_href(asset["href"], base=base)}
         for key, asset in assets.items()
         if isinstance(asset, dict) and isinstance(asset.get("href"), str)
     }
-    return {**doc, "assets": kept}
+    return {**doc, "assets": kept, "links": links}
 
 
 def without_nulls(node: Any) -> Any:
@@ -218,9 +103,10 @@ def without_nulls(node: Any) -> Any:
     An item's own null ``datetime`` goes with them: it says no more than its absence.
     """
     if isinstance(node, dict):
-        return {key: without_nulls(value) for key, value in node.items() if value is not None}
+        held = ((key, value) for key, value in node.items() if value is not None)
+        return {key: value if type(value) in _SCALARS else without_nulls(value) for key, value in held}
     if isinstance(node, list | tuple):
-        return [without_nulls(value) for value in node]
+        return [value if type(value) in _SCALARS else without_nulls(value) for value in node]
     return node
 
 
@@ -264,11 +150,13 @@ def _take(doc: dict[str, Any], place: str, parent: str, holding: Holding, *, fro
 
 
 def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any]:
+    address = check_link(target, base=root, catalog=root)
     try:
-        check_href(target, catalog=root)
-    except (AssetError, ReadError) as error:
-        raise CatalogError(f"a link of the catalog: {error.what}", catalog=unsigned(root), link=target) from error
-    try:
-        return fetch.json(target)
+        return fetch.json(address)
     except SpecError as error:
-        raise CatalogError("a link of the catalog leads nowhere", catalog=unsigned(root), link=target) from error
+        raise CatalogError(
+            f"a link of the catalog leads nowhere: {error.what}",
+            fix="mend the catalog, or name a part of it that is whole",
+            catalog=unsigned(root),
+            link=unsigned(target)[:300],
+        ) from error

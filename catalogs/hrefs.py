@@ -8,7 +8,9 @@ machine, a database on its network, the cloud's credential service, a virtual fi
   network private ones too, and only one on this machine (a local file, a loopback host) names this machine;
 - addresses that serve a machine's own credentials are refused to all.
 
-What this does not see: a redirect, and a name that resolves otherwise a second later. Readers look at those.
+What this does not see: a redirect, and a name that resolves otherwise a second later. ``catalogs/connections.py`` and
+``catalogs/fetch.py`` look at those for all that is read through them; what GDAL opens it looks up, and is redirected,
+on its own.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+import idna
+
 from catalogs.addresses import Nearness, nearness_of_host
 from mapper.errors import AssetError, CatalogError, ReadError
 
@@ -29,7 +33,13 @@ _BUCKET = re.compile(r"^[a-z0-9$][a-z0-9._-]{1,62}$")
 _PLAIN_URL = re.compile(r"(https?)://((?:[a-z0-9-]+\.)+[a-z0-9-]+)/[A-Za-z0-9_./~%:=+,-]*")
 """What comes out of the full check as it went in, but for its host."""
 
+_HOST = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+|[0-9a-f:.]+:[0-9a-f:.]*")
+"""A name or an address. No ``%``: some readers decode it there, and some do not."""
+
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+
 _STORES = ("s3", "gs", "az")
+_WEB_PORTS = (80, 443)
 _LONGEST = 4096
 """Characters of an href; a signed one has some 1,500."""
 
@@ -75,11 +85,18 @@ def check_href(href: str, *, catalog: str, allow_hosts: Collection[str] = (), re
 
 
 def unsigned(href: str) -> str:
-    """The href without what signs it: signatures expire within the hour, and are secrets till then."""
-    if scheme_of(href) not in ("http", "https", "s3", "gs", "az") or "?" not in href:
+    """The href without what signs it, and without a user's name and password: signatures expire within the hour, and
+    are secrets till then."""
+    if scheme_of(href) not in ("http", "https", "s3", "gs", "az"):
         return href
-    parts = urlsplit(href)
-    fields = parse_qsl(parts.query, keep_blank_values=True)
+    href = _USER.sub("", href, count=1)
+    if "?" not in href:
+        return href
+    try:
+        parts = urlsplit(href)
+        fields = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:  # no address, or a thousand fields: whoever opens it will say so, and none of it is kept
+        return href.partition("?")[0]
     azure = any(name.lower() == "sig" for name, _ in fields)
     kept = [(name, value) for name, value in fields if not _signs(name.lower(), azure=azure)]
     if len(kept) == len(fields):
@@ -144,11 +161,13 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
         raise _refused(f"an href is no address: {error}", href) from error
     if "@" in parts.netloc:
         raise _refused("an href carries a user name", parts._replace(netloc="…").geturl())
-    if "\\" in href or not host:
+    host = _ascii(host).rstrip(".")
+    if "\\" in href or not _HOST.fullmatch(host):
         raise _refused("an href is no address", href)
     if parts.path.lower().endswith(".vrt"):
         raise _refused("a virtual file can name any other", href)
-    host = host.rstrip(".")
+    if port is not None and port < 1024 and port not in _WEB_PORTS and not _may_name_any_port(catalog, port):
+        raise _refused(f"port {port} is no web server's", href)
     _judge_host(host, parts.scheme.lower(), href, catalog=catalog, allow_hosts=allow_hosts, resolve=resolve)
     name = f"[{host}]" if ":" in host else host
     return urlunsplit(
@@ -160,6 +179,19 @@ def _checked_url(href: str, *, catalog: str, allow_hosts: Collection[str], resol
             "",
         )
     )
+
+
+def _ascii(host: str) -> str:
+    """A name as it is looked up: ``bücher.example`` in Punycode, and ``①②⑦.⓪.⓪.①`` as the address it becomes."""
+    try:
+        return host if host.isascii() else idna.encode(host, uts46=True).decode()
+    except idna.IDNAError:
+        return ""
+
+
+def _may_name_any_port(catalog: str, port: int) -> bool:
+    """Of the ports that a system keeps for its services, a public catalog may name its own and those of the web."""
+    return reach_of(catalog) > Nearness.PUBLIC or urlsplit(catalog).port == port
 
 
 def _judge_host(
@@ -180,18 +212,19 @@ def _judge_host(
 def _nearness(host: str, scheme: str, catalog: str, resolve: bool, when: int) -> tuple[Nearness, Nearness]:
     """How near a host is, and how near it may be; ``when`` only lets the cache forget."""
     found = nearness_of_host(host, scheme=scheme, resolve=resolve)
-    return found, min(_nearness_of_catalog(catalog), Nearness.THIS_MACHINE)
+    return found, reach_of(catalog)
 
 
-def _nearness_of_catalog(catalog: str) -> Nearness:
-    """How near a catalog is: a file is of this machine; a name that cannot be resolved is public."""
+def reach_of(catalog: str) -> Nearness:
+    """How near a catalog may lead: as near as it lies. A file lies here; a name that cannot be resolved is public."""
     if not is_remote(catalog):
         return Nearness.THIS_MACHINE
     try:
         parts = urlsplit(catalog)
-        return nearness_of_host((parts.hostname or "").rstrip("."), scheme=parts.scheme.lower())
+        near = nearness_of_host(_ascii(parts.hostname or "").rstrip("."), scheme=parts.scheme.lower())
     except (ValueError, ReadError):
         return Nearness.PUBLIC
+    return min(near, Nearness.THIS_MACHINE)
 
 
 def _signs(name: str, *, azure: bool) -> bool:
@@ -200,6 +233,28 @@ def _signs(name: str, *, azure: bool) -> bool:
 
 def _refused(why: str, href: str, *, fix: str = "leave the item out, or correct its href in the catalog") -> AssetError:
     return AssetError(f"href refused: {why}", fix=fix, href=unsigned(href)[:300])
+
+
+def check_link(href: str, *, base: str, catalog: str) -> str:
+    """The address a link of a catalog leads to, if it may be read.
+
+    Args:
+        href: as written.
+        base: path or URL of the document that holds it.
+        catalog: path or URL that the job names.
+
+    Raises:
+        CatalogError: it may not be read, or its host cannot be looked up now.
+    """
+    try:
+        return check_href(resolve_href(href, base=base), catalog=catalog)
+    except (AssetError, ReadError) as error:
+        raise CatalogError(
+            f"the catalog leads where it may not: {error.what}",
+            fix="if the other place is to be trusted, give its own address as imagery.catalog",
+            catalog=unsigned(catalog),
+            link=unsigned(href)[:300],
+        ) from error
 
 
 def resolve_href(href: str, *, base: str) -> str:

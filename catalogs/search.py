@@ -2,7 +2,7 @@
 
 What lies at ``imagery.catalog`` is learned by looking at it:
 
-    begins with PAR1                      a stac-geoparquet table         documents.py
+    begins with PAR1                      a stac-geoparquet table         tables.py
     JSON with a ``search`` link           a STAC API                      api.py
     a collection of such an API           that API, for this collection   api.py
     any other STAC JSON, or lines of it   a catalog at rest               documents.py
@@ -13,19 +13,22 @@ otherwise hand over imagery nobody asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shapely import get_num_coordinates, prepare
+from shapely import get_num_coordinates, intersects, prepare
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.conditions import Filter, Interval, date_of, dates_of, did_you_mean, interval_of
-from catalogs.documents import PARQUET, Holding, absolute, parse_lines, table_items, walk
+from catalogs.documents import Holding, absolute, parse_lines, walk
 from catalogs.fetch import Fetch, check_size, links_of, parse_json
-from catalogs.footprints import footprint_of
-from catalogs.hrefs import is_remote, local_path, resolve_href, unsigned
+from catalogs.footprints import footprints_of
+from catalogs.hrefs import check_link, is_remote, local_path, unsigned
 from catalogs.items import lean, many_values
+from catalogs.tables import PARQUET, ROW, Table
 from mapper.errors import CatalogError, EmptySearchError, MissingError, SpecError
 
 if TYPE_CHECKING:
@@ -71,8 +74,20 @@ class _Conditions:
     filter: Filter | None
 
 
-def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
-    """The items that answer, each once, ordered by (datetime, id).
+_Ask: TypeAlias = Callable[[_Conditions, bool], Sequence[StacItem]]
+"""What answers these conditions; one item of it, or all."""
+
+
+def search(
+    query: Query, *, fetch: Fetch | None = None, around: Callable[[StacItem], BaseGeometry] | None = None
+) -> Sequence[StacItem]:
+    """The items that answer, each once, ordered by (datetime, id); to be read only, those of a table share their parts.
+
+    Args:
+        query: what is wanted.
+        fetch: how patiently.
+        around: gives, for one item that answers, the area to search in place of that of the query: for who must see
+            an item to know how far around it others matter. The catalog is read once all the same.
 
     Raises:
         SpecError: the query cannot be: bad dates or CQL2, an unknown collection, a property that no item has.
@@ -80,7 +95,6 @@ def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
         CredentialsError: the catalog refuses us.
         CatalogError: the catalog is down, or what it answers is not STAC.
     """
-    fetch = fetch or Fetch()
     wanted = _Conditions(
         collections=frozenset(query.collections),
         area=query.area,
@@ -91,34 +105,65 @@ def search(query: Query, *, fetch: Fetch | None = None) -> list[StacItem]:
         raise SpecError("the area is empty", fix="give an area with imagery under it")
     prepare(query.area)
     place = _document_in(query.catalog)
+    ask = _opened(place, query, replace(fetch or Fetch(), catalog=place))
+    if around is not None:
+        wanted = replace(wanted, area=around(ask(wanted, True)[0]))
+        prepare(wanted.area)
+    return ask(wanted, False)
+
+
+def _opened(place: str, query: Query, fetch: Fetch) -> _Ask:
+    """A catalog that has been looked at, and can be asked."""
     content = fetch.read(place, limit=fetch.table_limit_bytes)
     if is_remote(place) and content[:4] != PARQUET:
         check_size(content, place, fetch.page_limit_bytes)
     if content[:4] == PARQUET:
-        with many_values():
-            found = _kept(table_items(content, place, wanted=query.collections, bands=query.bands), wanted, query)
-            return [lean(doc, query.bands) for doc in _ordered(found)]
+        return _table_opened(Table(content, place), query)
     if (docs := parse_lines(content, place)) is not None:
-        found = _kept(_holding(docs, place), wanted, query)
-    else:
-        found = _searched(parse_json(content, place), place, wanted, query, fetch)
-    return [lean(doc, query.bands) for doc in _ordered(found)]
-
-
-def _searched(doc: dict[str, Any], place: str, wanted: _Conditions, query: Query, fetch: Fetch) -> list[StacItem]:
+        return _holding_opened(_holding(docs, place), query)
+    doc = parse_json(content, place)
     api, collections = _api_of(doc, place, fetch)
-    if api is None:
-        holding = walk(doc, place, wanted=wanted.collections, fetch=fetch)
-        if not holding.items and any(link["rel"] == "items" for link in links_of(doc)):
-            raise EmptySearchError(
-                "this document names its items by an API and holds none",
-                fix="give the address of its STAC API as imagery.catalog",
-                catalog=unsigned(place),
-            )
-        return _kept(holding, wanted, query)
-    if collections and not wanted.collections:
-        wanted = _Conditions(collections=collections, area=wanted.area, interval=wanted.interval, filter=wanted.filter)
-    return _answered(api, wanted, query)
+    if api is not None:
+        return _api_opened(api, collections, query)
+    holding = walk(doc, place, wanted=query.collections, fetch=fetch)
+    if not holding.items and any(link["rel"] == "items" for link in links_of(doc)):
+        raise EmptySearchError(
+            "this document names its items by an API and holds none",
+            fix="give the address of its STAC API as imagery.catalog",
+            catalog=unsigned(place),
+        )
+    return _holding_opened(holding, query)
+
+
+def _table_opened(table: Table, query: Query) -> _Ask:
+    with many_values():
+        heads = list(table.heads(properties=query.filter is not None))
+    holding = Holding(items=heads, collections=set(table.collections))
+
+    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
+        with many_values():
+            rows = [head[ROW] for head in _ordered(_kept(holding, wanted, query))]
+        return table.items(rows[:1] if one else rows, bands=query.bands)
+
+    return ask
+
+
+def _holding_opened(holding: Holding, query: Query) -> _Ask:
+    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
+        found = _ordered(_kept(holding, wanted, query))
+        return [lean(doc, query.bands) for doc in (found[:1] if one else found)]
+
+    return ask
+
+
+def _api_opened(api: Api, collections: frozenset[str], query: Query) -> _Ask:
+    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
+        if collections and not wanted.collections:
+            wanted = replace(wanted, collections=collections)
+        found = _answered(api, wanted, query, one=one)
+        return [lean(doc, query.bands) for doc in _ordered(found)]
+
+    return ask
 
 
 def _api_of(doc: dict[str, Any], place: str, fetch: Fetch) -> tuple[Api | None, frozenset[str]]:
@@ -132,13 +177,13 @@ def _api_of(doc: dict[str, Any], place: str, fetch: Fetch) -> tuple[Api | None, 
         return api, frozenset()
     links = {link["rel"]: link["href"] for link in links_of(doc)}
     if doc.get("type") == "Collection" and "items" in links and "root" in links:
-        root = resolve_href(links["root"], base=place)
+        root = check_link(links["root"], base=place, catalog=place)
         if root.rstrip("/") != place.rstrip("/"):
             return Api.announced(fetch.json(root), root, fetch), frozenset((str(doc.get("id")),))
     return None, frozenset()
 
 
-def _answered(api: Api, wanted: _Conditions, query: Query) -> list[StacItem]:
+def _answered(api: Api, wanted: _Conditions, query: Query, *, one: bool) -> list[StacItem]:
     for collection in sorted(wanted.collections):
         if not api.knows(collection):
             _check_known(collection, _names(api), query)
@@ -147,6 +192,16 @@ def _answered(api: Api, wanted: _Conditions, query: Query) -> list[StacItem]:
     if wanted.filter and language:
         text_or_json = wanted.filter.text if language == "cql2-text" else wanted.filter.expression.to_json()
         request |= {"filter": text_or_json, "filter_lang": language}
+
+    def passed(docs: list[StacItem]) -> list[StacItem]:
+        if wanted.filter and language:
+            # The server has filtered, by names it may know better: what is plainly false it has let slip.
+            docs = [doc for doc in docs if not wanted.filter.denies(doc)]
+        return _sieve(docs, wanted, query, filtered=language is not None)
+
+    if one and (first := api.first(request)):
+        with suppress(SpecError):  # a server may hand over what nobody asked for: then all are looked at
+            return passed([absolute(first, api.search_url, from_self=True)])
     docs: list[StacItem] = []
     for doc in api.items(request):
         docs.append(lean(absolute(doc, api.search_url, from_self=True), query.bands))
@@ -154,10 +209,7 @@ def _answered(api: Api, wanted: _Conditions, query: Query) -> list[StacItem]:
             raise CatalogError(f"more than {_MOST_ITEMS} items answer", fix="narrow the area or the dates")
     if not docs:
         raise _nothing(query, *_why_nothing(api, wanted))
-    if wanted.filter and language:
-        # The server has filtered, by names it may know better: what is plainly false it has let slip.
-        docs = [doc for doc in docs if not wanted.filter.denies(doc)]
-    return _sieve(docs, wanted, query, filtered=language is not None)
+    return passed(docs)
 
 
 def _request(wanted: _Conditions) -> dict[str, Any]:
@@ -207,26 +259,23 @@ def _kept(holding: Holding, wanted: _Conditions, query: Query) -> list[StacItem]
 def _sieve(docs: list[StacItem], wanted: _Conditions, query: Query, *, filtered: bool = False) -> list[StacItem]:
     """What passes every condition, tried one after the other so that an empty answer can say why."""
 
-    def in_area(doc: StacItem) -> bool:
-        return bool(wanted.area.intersects(footprint_of(doc)))
+    def of_collections(docs: list[StacItem]) -> Iterable[bool]:
+        return (str(doc.get("collection")) in wanted.collections for doc in docs)
 
-    def in_dates(doc: StacItem) -> bool:
-        dates = dates_of(doc)
-        return wanted.interval == Interval() if dates is None else wanted.interval.meets(*dates)
+    def in_area(docs: list[StacItem]) -> Iterable[bool]:
+        return intersects(wanted.area, footprints_of(docs)).tolist()  # type: ignore[no-any-return]
 
-    tests: tuple[tuple[str, Callable[[StacItem], bool], str], ...] = (
-        (
-            "collections",
-            lambda doc: str(doc.get("collection")) in wanted.collections,
-            "the collections have no items",
-        ),
+    def in_dates(docs: list[StacItem]) -> Iterable[bool]:
+        for dates in map(dates_of, docs):
+            yield wanted.interval == Interval() if dates is None else wanted.interval.meets(*dates)
+
+    tests: tuple[tuple[str, Callable[[list[StacItem]], Iterable[bool]], str], ...] = (
+        ("collections", of_collections, "the collections have no items"),
         ("area", in_area, "none lies in the area"),
         ("datetime", in_dates, "none of those in the area lies in the dates"),
     )
-    for name, test, why in tests:
-        if name == "collections" and not wanted.collections:
-            continue
-        before, docs = docs, [doc for doc in docs if test(doc)]
+    for name, test, why in tests if wanted.collections else tests[1:]:
+        before, docs = docs, list(compress(docs, test(docs)))
         if not docs:
             raise _nothing(query, name, f"of {len(before)} items {why}")
     if wanted.filter and not filtered:

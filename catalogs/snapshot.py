@@ -2,7 +2,8 @@
 
 The file is stac-geoparquet, so DuckDB, QGIS and rustac read it. A table has one type a column, and real items
 do not: nulls appear, numbers change kind, a key of one item's asset becomes a key of all. So one column more,
-``resmap:item``, keeps each document as it was: what is thawed is what was frozen, but for the signatures.
+``resmap:item``, keeps each document as it was: what is thawed is what was frozen, but for the signatures. Items that
+come from such a table are what its columns say, and need no more than these.
 """
 
 from __future__ import annotations
@@ -10,26 +11,33 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import stac_geoparquet.arrow
 from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
 
+from catalogs.columns import DOCUMENT, ROWS_AT_ONCE, table_documents
 from catalogs.conditions import dates_of
-from catalogs.documents import ROWS_AT_ONCE, table_documents, without_nulls
-from catalogs.footprints import footprint_of
+from catalogs.documents import without_nulls
+from catalogs.footprints import footprints_of
 from catalogs.hrefs import unsigned
 from catalogs.items import many_values
+from catalogs.tables import Batches, Hrefs, Rows, has_field, with_asset_hrefs, with_column, with_hrefs
 from mapper.errors import CatalogError
 
 StacItem: TypeAlias = dict[str, Any]
+Said: TypeAlias = Callable[[StacItem, BaseGeometry], StacItem]
 
-DOCUMENT = "resmap:item"
-"""The column that holds each item as JSON."""
+_UNSIGNED = r"^[^?]*$"
+"""What certainly carries no signature."""
 
 _UNFIT = (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 """What stac-geoparquet raises over items that make no table together."""
@@ -44,6 +52,8 @@ def freeze(items: Sequence[Mapping[str, Any]], *, at_once: int = ROWS_AT_ONCE) -
         items: STAC items.
         at_once: how many are turned into columns at a time: on the way there an item is copied three times.
     """
+    if isinstance(items, Rows) and items and _has_boxes(items.batches):
+        return _parquet(_unsigned_columns(items.batches))
     with many_values():
         if not items:
             return _parquet(pa.table({"id": pa.array([], pa.string()), DOCUMENT: pa.array([], pa.large_string())}))
@@ -63,17 +73,52 @@ def thaw(frozen: bytes) -> list[StacItem]:
         return list(thawed(frozen))
 
 
-def thawed(frozen: bytes) -> Iterator[StacItem]:
-    """The same one by one, so that a quarter of a million of them need never be held at once."""
+def thawed(frozen: bytes, *, fields: Collection[str] | None = None) -> Iterator[StacItem]:
+    """The same one by one, so that a quarter of a million of them need never be held at once; to be read only.
+
+    Args:
+        frozen: the file.
+        fields: of items, and of their assets, that will be looked at: others may be left out. None: all.
+    """
     try:
         file = pq.ParquetFile(io.BytesIO(frozen))
         if DOCUMENT in file.schema_arrow.names:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=[DOCUMENT]):
                 yield from map(json.loads, batch.column(0).to_pylist())
         else:
-            yield from table_documents(file.read())
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                yield from table_documents(pa.Table.from_batches([batch]), fields=fields)
     except (*_UNFIT, OSError) as error:
         raise CatalogError(f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again") from error
+
+
+def _has_boxes(batches: Batches) -> bool:
+    """Whether the columns are all that readers of stac-geoparquet look for."""
+    schema = batches.held[0].schema
+    return "bbox" in schema.names and has_field(schema.field("bbox").type, "xmin")
+
+
+def _unsigned_columns(batches: Batches) -> pa.RecordBatchReader:
+    def bare(hrefs: list[str | None]) -> list[str | None]:
+        return [href and unsigned(href) for href in hrefs]
+
+    def each() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            changed = with_column(batch, "assets", with_asset_hrefs(batch.column("assets"), bare, unless=_UNSIGNED))
+            yield with_column(changed, "links", _unsigned_links(changed.column("links"), bare)) if linked else changed
+
+    schema = batches.held[0].schema
+    links = schema.field("links").type if "links" in schema.names else pa.null()
+    linked = pa.types.is_list(links) and has_field(links.value_type, "href")
+    first, rest = next(parts := each()), parts
+    return pa.RecordBatchReader.from_batches(first.schema, chain([first], rest))
+
+
+def _unsigned_links(links: pa.ListArray, bare: Hrefs) -> pa.ListArray:
+    flat = with_hrefs(links.flatten(), bare, unless=_UNSIGNED)
+    sizes = pc.fill_null(pc.list_value_length(links), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, flat, type=links.type, mask=links.is_null())
 
 
 def _unsigned(doc: Mapping[str, Any]) -> StacItem:
@@ -88,30 +133,38 @@ def _unsigned(doc: Mapping[str, Any]) -> StacItem:
     return {**doc, "assets": assets, "links": links}
 
 
-def _table(items: Sequence[Mapping[str, Any]], said: Callable[[StacItem], StacItem], at_once: int) -> pa.Table:
+def _table(
+    items: Sequence[Mapping[str, Any]], said: Callable[[StacItem, BaseGeometry], StacItem], at_once: int
+) -> pa.Table:
     """The items as columns, and each as it is."""
     parts = []
     for first in range(0, len(items), at_once):
         docs = [_unsigned(doc) for doc in items[first : first + at_once]]
         written = pa.array([json.dumps(doc, separators=(",", ":")) for doc in docs], pa.large_string())
-        table = stac_geoparquet.arrow.parse_stac_items_to_arrow([said(doc) for doc in docs]).read_all()
+        table = stac_geoparquet.arrow.parse_stac_items_to_arrow(list(map(said, docs, footprints_of(docs)))).read_all()
         parts.append(table.append_column(DOCUMENT, written))
     return parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
 
 
-def _whole(doc: StacItem) -> StacItem:
+class _Own(dict[str, Any]):
+    """A document made here and given away: stac-geoparquet need not copy it, which takes longer than all the rest."""
+
+    def __deepcopy__(self, memo: object) -> _Own:
+        return self
+
+
+def _whole(doc: StacItem, footprint: BaseGeometry) -> StacItem:
     """All that an item says, where the items together make a table."""
-    footprint = footprint_of(doc)
-    return {**without_nulls(doc), "bbox": list(footprint.bounds), "geometry": mapping(footprint), "links": []}
+    said = without_nulls({name: value for name, value in doc.items() if name not in ("bbox", "geometry", "links")})
+    return _Own(said, bbox=list(footprint.bounds), geometry=mapping(footprint), links=[])
 
 
-def _bare(doc: StacItem) -> StacItem:
+def _bare(doc: StacItem, footprint: BaseGeometry) -> StacItem:
     """What every item says, in the same kinds."""
     dates = dates_of(doc)
     if dates is None:
         raise CatalogError("an item has no datetime and no range of them", item=doc.get("id"))
     first, last = (moment.isoformat().replace("+00:00", "Z") for moment in dates)
-    footprint = footprint_of(doc)
     return {
         "type": "Feature",
         "stac_version": str(doc.get("stac_version") or "1.0.0"),
@@ -126,7 +179,7 @@ def _bare(doc: StacItem) -> StacItem:
     }
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table | pa.RecordBatchReader) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "items.parquet"
         if "geometry" in table.schema.names:

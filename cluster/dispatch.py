@@ -7,6 +7,9 @@ added, retries ─────────────────────�
 When no fresh task is left, a worker with room takes half of the longest stretch; when none is left there either,
 it takes a copy of the task that has kept another worker for too long (J. Dean, S. Ghemawat, MapReduce: Simplified
 Data Processing on Large Clusters, OSDI 2004, section 3.6). The first of the two to finish is the task's outcome.
+
+Every hand-out has a token of its own, and an answer counts for the hand-out whose token it brings. What a worker says
+that was given up for lost and lives on is an answer to nothing, and dropped.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import itertools
 import statistics
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
-from cluster.retries import RetryPolicy, Verdict, after_failure
-from mapper.errors import MapperError, WorkerLostError
+from cluster.retries import Outage, RetryPolicy, Verdict, after_failure, wait_before_retry
+from cluster.shard_state import ShardState, given_up, moved
+from cluster.trials import Given, Hand, Judged, Trial, Waiting, evidence
+from mapper.errors import MapperError
 from mapper.map_tile import Task
 
 STRETCH = 16
@@ -37,60 +41,6 @@ _TIMED = 101
 """Latest durations of a kind that its median is taken of."""
 
 
-@dataclass(slots=True)
-class _Trial:
-    """A task and how often it has failed."""
-
-    task: Task
-    attempts: int = 0
-    lost: int = 0
-    """Workers that died with it in hand."""
-
-    spared: int = 0
-    """Failures that were not counted, because a copy ran on."""
-
-    since: float = 0.0
-    """When the last of its copies went out."""
-
-    on: dict[str, float] = field(default_factory=dict)
-    """Worker → when it was given this task: two while a copy runs."""
-
-
-@dataclass(slots=True)
-class _Hand:
-    """What one worker has."""
-
-    name: str
-    holds: int = 0
-    """Tasks it may hold now; 0 while it is away."""
-
-    load: int = 0
-    alone: int = 0
-    """Tasks in hand that must have the worker to themselves."""
-
-    left_behind: set[int] = field(default_factory=set)
-    """Tasks it still works at although they are over: copies that lost."""
-
-    stretch: deque[Task] = field(default_factory=deque)
-
-    @property
-    def awaited(self) -> int:
-        """Tasks in hand whose outcome somebody waits for."""
-        return self.load - len(self.left_behind)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it may be given a task."""
-        return self.load < self.holds and not self.alone
-
-
-@dataclass(order=True, slots=True)
-class _Waiting:
-    due: float
-    order: int
-    trial: _Trial = field(compare=False)
-
-
 class Dispatch:
     """Hands tasks to workers, to each as many as it may hold, and takes failed ones back.
 
@@ -104,13 +54,15 @@ class Dispatch:
         self._policy = policy or RetryPolicy()
         self._patience_s = patience_s
         self._seen: dict[str, int] = {}
-        self._hands: dict[str, _Hand] = {}
-        self._rooms: dict[int, dict[str, _Hand]] = {}  # load → the workers with room that have this load
-        self._waiting: list[_Waiting] = []
-        self._running: dict[int, _Trial] = {}  # those without a copy stand by ``since``, the longest first
+        self._hands: dict[str, Hand] = {}
+        self._rooms: dict[int, dict[str, Hand]] = {}  # load → the workers with room that have this load
+        self._given: dict[int, Given] = {}
+        self._waiting: list[Waiting] = []
+        self._running: dict[int, Trial] = {}  # those without a copy stand by ``since``, the longest first
         self._added: deque[Task] = deque()
         self._durations: dict[type[Task], deque[float]] = {}
-        self._order = itertools.count()
+        self._order, self._tokens = itertools.count(), itertools.count(1)
+        self._outage = Outage(self._policy)
         self._stretched = 0
         self._exhausted = self._stopped = False
 
@@ -133,7 +85,7 @@ class Dispatch:
         for name, holds in workers.items():
             hand = self._hands.get(name)
             if hand is None:
-                hand = self._hands[name] = _Hand(name)
+                hand = self._hands[name] = Hand(name)
             if hand.holds != holds:
                 self._change(hand, holds=holds)
         if len(workers) < len(self._hands):
@@ -145,70 +97,65 @@ class Dispatch:
         if not self._stopped:
             self._added.extend(tasks)
 
-    def next_for(self, now: float) -> tuple[str, Task] | None:
-        """The next worker and task, or None while no worker has room or nothing is due.
+    def next_for(self, now: float) -> tuple[str, Task, int] | None:
+        """The next worker, its task and the token of this hand-out; None while no worker has room or nothing is due.
 
         The worker with the fewest tasks in hand is served first. A retry that is due goes before other tasks. One
         that was there when a worker died is tried alone: if that worker dies too, no other task is suspected with it.
+        In an outage one task at a time goes out, every second time one that was not tried yet.
         """
-        free = self._free()
-        hand = next(free, None)
-        if hand is None:
+        waited_out = not self._outage.holds(now)
+        if not waited_out and now < self._outage.probe_at:
             return None
-        if self._waiting and self._waiting[0].due <= now:
-            if not (self._waiting[0].trial.lost and hand.awaited):
-                return self._start(hand, heapq.heappop(self._waiting).trial, now)
-            hand = next(free, None)  # the least busy worker gets no more until it is empty
-            if hand is None:
-                return None
-        task = self._added.popleft() if self._added else self._next_of(hand)
-        if task is not None:
-            return self._start(hand, _Trial(task), now)
-        return self._copy(now)
+        chosen = self._choose(now, untried_first=not waited_out and self._outage.probes % 2 == 1)
+        if waited_out:
+            return chosen or self._copy(now)
+        if chosen is not None:
+            self._outage.probed(now)
+        return chosen
 
-    def succeeded(self, worker: str, task: Task, now: float) -> int | None:
-        """Take a finished task off; the number of tries it took, or None if it was over before (told twice, or by a
-        copy that was left behind)."""
-        trial = self._over(worker, task)
+    def succeeded(self, token: int, now: float) -> int | None:
+        """Take a finished task off; the number of tries it took, or None if nobody waits for the answer to this
+        hand-out: it was told before, given up for lost, or left behind by a copy that was faster."""
+        trial = self._over(token)
         if trial is None:
             return None
-        self._durations.setdefault(type(task), deque(maxlen=_TIMED)).append(now - trial.on.pop(worker))
-        self._leave_behind(trial)
+        self._outage.went_well()
+        given = trial.on.pop(token)
+        self._durations.setdefault(type(trial.task), deque(maxlen=_TIMED)).append(now - given.at)
+        self._end(trial, "written")
         return trial.attempts + 1
 
-    def failed(self, worker: str, task: Task, error: MapperError, now: float) -> tuple[int, Verdict | None]:
-        """Take a failed task back; how many tries failed, and the verdict, None where the run goes on with it.
+    def failed(self, token: int, error: MapperError, now: float) -> Judged:
+        """Take a failed task back.
 
         While a copy runs on, a failure is not counted; it goes out again when the copy is late too. Where copies
         have failed as often as one task may, the one that runs on is not waited for: it would hold the run for ever.
+        Nor is counted what fails in an outage.
         """
-        trial = self._over(worker, task)
+        trial = self._over(token)
         if trial is None:
-            return 0, None
-        del trial.on[worker]
-        lost = isinstance(error, WorkerLostError)
+            return Judged(attempts=0, verdict=None, error=error)
+        given = trial.on.pop(token)
+        self._outage.failed(trial.task.id, error, now)
+        if error.cause == "worker":
+            trial.losses.append(error)
         if trial.on:
             trial.spared += 1
-            hopeless = trial.spared >= self._policy.attempts
         else:
             trial.attempts += 1
-            trial.lost += lost
-            hopeless = False
-        spread = (task.id * 2654435761 % 2**32) / 2**32  # Knuth's multiplicative hash: even, and the same every time
-        failures = max(1, trial.lost if lost else trial.attempts)
-        answer = after_failure(error, failures, self._policy, spread=spread)
-        if answer is Verdict.STOP or hopeless or (answer is Verdict.QUARANTINE and not trial.on):
-            self._leave_behind(trial)
-            return trial.attempts + trial.spared, answer if answer is Verdict.STOP else Verdict.QUARANTINE
-        if trial.on:
-            trial.since = now
-            self._running[task.id] = trial
-        elif not isinstance(answer, Verdict):
-            heapq.heappush(self._waiting, _Waiting(now + answer, next(self._order), trial))
-        return trial.attempts, None
+        answer = self._answer(given, error, now)
+        if not isinstance(answer, Verdict):
+            self._go_on(trial, now + answer, now)
+            return Judged(attempts=trial.attempts, verdict=None, error=error)
+        self._end(trial, given_up(error))
+        told = evidence(trial) if error.cause == "worker" else error
+        return Judged(attempts=trial.attempts + trial.spared, verdict=answer, error=told)
 
     def seconds_until_due(self, now: float) -> float | None:
-        """How long until the next retry may go out; None where none waits."""
+        """How long until a task may go out that may not yet; None where none waits for its time."""
+        if self._outage.holds(now):
+            return max(0.0, self._outage.probe_at - now)
         return max(0.0, self._waiting[0].due - now) if self._waiting else None
 
     def stop_drawing(self) -> None:
@@ -223,12 +170,12 @@ class Dispatch:
 
     # Who has room -----------------------------------------------------------------------------------------------------
 
-    def _free(self) -> Iterator[_Hand]:
+    def _free(self) -> Iterator[Hand]:
         """Workers with room, the least busy first."""
         for load in sorted(self._rooms):
             yield from self._rooms[load].values()
 
-    def _change(self, hand: _Hand, *, load: int = 0, alone: int = 0, holds: int | None = None) -> None:
+    def _change(self, hand: Hand, *, load: int = 0, alone: int = 0, holds: int | None = None) -> None:
         """Change what a worker has or may have, and keep the list of those with room."""
         if hand.has_room:
             level = self._rooms[hand.load]
@@ -243,7 +190,7 @@ class Dispatch:
 
     # Fresh tasks ------------------------------------------------------------------------------------------------------
 
-    def _next_of(self, hand: _Hand) -> Task | None:
+    def _next_of(self, hand: Hand) -> Task | None:
         """The next task of a worker's stretch; of the stream where it is empty; of another's where that is too."""
         if not hand.stretch and not self._exhausted:
             hand.stretch.extend(itertools.islice(self._fresh, STRETCH))
@@ -260,34 +207,83 @@ class Dispatch:
 
     # Trials -----------------------------------------------------------------------------------------------------------
 
-    def _start(self, hand: _Hand, trial: _Trial, now: float) -> tuple[str, Task]:
-        trial.since = trial.on[hand.name] = now
+    def _choose(self, now: float, *, untried_first: bool) -> tuple[str, Task, int] | None:
+        """A retry or a task that no worker had yet, on the least busy worker."""
+        free = self._free()
+        hand = next(free, None)
+        if hand is None:
+            return None
+        if untried_first and (task := self._untried(hand)) is not None:
+            return self._start(hand, Trial(task), now)
+        if self._waiting and self._waiting[0].due <= now:
+            if not (self._waiting[0].trial.suspect and hand.awaited):
+                return self._start(hand, heapq.heappop(self._waiting).trial, now)
+            hand = next(free, None)  # the least busy worker gets no more until it is empty
+        task = self._untried(hand) if hand is not None else None
+        return self._start(hand, Trial(task), now) if hand is not None and task is not None else None
+
+    def _untried(self, hand: Hand) -> Task | None:
+        return self._added.popleft() if self._added else self._next_of(hand)
+
+    def _start(self, hand: Hand, trial: Trial, now: float) -> tuple[str, Task, int]:
+        trial.state = moved(trial.state, "leased")
+        token = next(self._tokens)
+        given = Given(hand, trial, now, trial.suspect, hand.left_behind > 0)
+        self._given[token] = trial.on[token] = given
+        trial.since = now
         self._running[trial.task.id] = trial
-        self._change(hand, load=1, alone=bool(trial.lost))
-        return hand.name, trial.task
+        self._change(hand, load=1, alone=given.alone)
+        return hand.name, trial.task, token
 
-    def _over(self, worker: str, task: Task) -> _Trial | None:
+    def _over(self, token: int) -> Trial | None:
         """Free the room of one try; its trial, taken from the running ones, or None where nobody waits for it."""
-        hand = self._hands[worker]
-        if task.id in hand.left_behind:
-            hand.left_behind.remove(task.id)
-            self._change(hand, load=-1)
+        given = self._given.pop(token, None)
+        if given is None:
             return None
-        trial = self._running.get(task.id)
-        if trial is None or worker not in trial.on:
+        if token not in given.trial.on:
+            given.hand.left_behind -= 1
+            self._change(given.hand, load=-1)
             return None
-        del self._running[task.id]
-        self._change(hand, load=-1, alone=-bool(trial.lost))
-        return trial
+        del self._running[given.trial.task.id]
+        self._change(given.hand, load=-1, alone=-given.alone)
+        return given.trial
 
-    def _leave_behind(self, trial: _Trial) -> None:
-        """The copy that still runs counts for its worker's room, and for nothing else."""
-        for worker in trial.on:
-            hand = self._hands[worker]
-            hand.left_behind.add(trial.task.id)
-            self._change(hand, alone=-bool(trial.lost))
+    def _answer(self, given: Given, error: MapperError, now: float) -> float | Verdict:
+        """Seconds until a failed task may go out again, or why it does not; counts the failure where it counts."""
+        trial = given.trial
+        if error.cause == "transient" and self._outage.too_long(now):
+            fresh = not self._exhausted or self._stretched or self._added
+            return Verdict.STOP if fresh else Verdict.QUARANTINE
+        spread = (trial.task.id * 2654435761 % 2**32) / 2**32  # Knuth's multiplicative hash: even, and always the same
+        if error.cause == "transient" and self._outage.holds(now):
+            return wait_before_retry(error, 1, self._policy, spread=spread)
+        if not trial.on:
+            if not (error.cause == "worker" and trial.suspect and given.in_company):
+                trial.counted[error.cause] += 1
+            return after_failure(error, trial.counted[error.cause], self._policy, spread=spread)
+        answer = after_failure(error, max(1, trial.counted[error.cause]), self._policy, spread=spread)
+        if answer is Verdict.STOP:
+            return answer
+        return Verdict.QUARANTINE if trial.spared >= self._policy.attempts else 0.0
 
-    def _copy(self, now: float) -> tuple[str, Task] | None:
+    def _go_on(self, trial: Trial, due: float, now: float) -> None:
+        """Wait for the copy that runs on, or for the time of the next try."""
+        if trial.on:
+            trial.since = now
+            self._running[trial.task.id] = trial
+        else:
+            trial.state = moved(trial.state, "planned")
+            heapq.heappush(self._waiting, Waiting(due, next(self._order), trial))
+
+    def _end(self, trial: Trial, state: ShardState) -> None:
+        """It is over. A copy that still runs counts for its worker's room, and for nothing else."""
+        trial.state = moved(trial.state, state)
+        for given in trial.on.values():
+            given.hand.left_behind += 1
+            self._change(given.hand, alone=-given.alone)
+        trial.on.clear()
+
+    def _copy(self, now: float) -> tuple[str, Task, int] | None:
         """A second copy of the task that has been late for longest, on another worker."""
         if self._stopped or not self._running:
             return None
@@ -305,7 +301,8 @@ class Dispatch:
                 if len(young) == len(late_s):
                     return None  # they stand by age: the others are younger still
                 continue
+            (given,) = trial.on.values()
             for hand in self._free():
-                if hand.name not in trial.on and not (trial.lost and hand.awaited):
+                if hand is not given.hand and not (trial.suspect and hand.awaited):
                     return self._start(hand, trial, now)
         return None

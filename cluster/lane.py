@@ -47,6 +47,9 @@ class Lane:
         """
         self._waiting: list[_Asked] = []
         self._number = 0
+        self.batches = 0
+        """Answered so far."""
+
         self._closed = False
         self._change = threading.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-model", initializer=_pin)
@@ -125,6 +128,7 @@ class Lane:
                     heappush(self._waiting, one)
             return
         seconds = (time.perf_counter() - begun) / len(asked)
+        self.batches += 1
         self._batch = self._batch.after(out_of_memory=False) or self._batch
         for one, logits in zip(asked, answers, strict=True):
             one.answer.set_result(Answer(logits=logits, seconds=seconds))

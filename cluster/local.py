@@ -31,7 +31,7 @@ class LocalPool:
 
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Begin a task in a thread."""
-        self._threads.submit(self._run, task)
+        self._threads.submit(self._run, task, token)
 
     def finished(self, timeout_s: float) -> list[Finished]:
         """The tasks that are over."""
@@ -42,5 +42,5 @@ class LocalPool:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._worker.close()
 
-    def _run(self, task: Task) -> None:
-        self._over.put(Finished(worker=NAME, task=task, result=self._worker.run(task)))
+    def _run(self, task: Task, token: int) -> None:
+        self._over.put(Finished(worker=NAME, task=task, result=self._worker.run(task), token=token))

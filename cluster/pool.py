@@ -78,6 +78,9 @@ class Pool(Protocol):
         """The tries that are over; waits up to the timeout for the first, also where there is none under way.
 
         A lost worker is an error of its tasks.
+
+        Raises:
+            MapperError: no worker is left, nor one to come.
         """
 
     def close(self) -> None:
@@ -100,9 +103,11 @@ def outcomes(
 
     A task that keeps its worker for too long when nothing else is left is given to a second worker as well, and the
     one that finishes first is its outcome; whatever the other says later is dropped. That is exactly once all the
-    same. Under plain Zarr both put the same bytes to the same shard, each shard in one piece, so a late write
-    replaces the shard by itself. Under icechunk a write is not in the mosaic before its receipt is committed, and
-    the second receipt reaches nobody. A copy left behind is not waited for: closing the pool ends it.
+    same: every hand-out has a token, and an answer counts if it brings the token of one that is waited for, so a worker
+    that was given up for lost and wakes up speaks to nobody. Under plain Zarr both put the same bytes to the same
+    shard, each shard in one piece, so a late write replaces the shard by itself. Under icechunk a write is not in the
+    mosaic before its receipt is committed, and the second receipt reaches nobody. A copy left behind is not waited
+    for: closing the pool ends it.
 
     Args:
         pool: who does the work.
@@ -153,13 +158,13 @@ def heard(queue: SimpleQueue[Said], timeout_s: float) -> list[Said]:
 
 def _outcome(dispatch: Dispatch, over: Finished, at: float) -> Outcome | None:
     if not isinstance(over.result, MapperError):
-        attempts = dispatch.succeeded(over.worker, over.task, at)
+        attempts = dispatch.succeeded(over.token, at)
         if attempts is None:
             return None
         return Outcome(worker=over.worker, task=over.task, attempts=attempts, result=over.result)
-    attempts, verdict = dispatch.failed(over.worker, over.task, over.result, at)
-    if verdict is Verdict.STOP:
-        raise over.result
-    if verdict is Verdict.QUARANTINE:
-        return Outcome(worker=over.worker, task=over.task, attempts=attempts, result=None, error=over.result)
+    judged = dispatch.failed(over.token, over.result, at)
+    if judged.verdict is Verdict.STOP:
+        raise judged.error
+    if judged.verdict is Verdict.QUARANTINE:
+        return Outcome(worker=over.worker, task=over.task, attempts=judged.attempts, result=None, error=judged.error)
     return None

@@ -1,85 +1,60 @@
-"""A pool of Ray actors, one a GPU: place them, hand them tasks, replace those that die."""
+"""A pool of Ray actors, one a GPU: place them, hand them tasks, replace those that die or hang.
+
+    a seat a worker ─┬─ its actor now: placed ─► loading ─► working ─► lost ─┐
+                     └◄──────────────── another actor ◄──────────────────────┤
+                                                    gone ◄── third in a row ─┘
+
+What a lost actor had in hand comes back as lost. Its line is hung up first, so what it says later reaches nobody.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
-import os
 import pickle
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from cluster.pool import Finished, WorkerFacts, heard
-from cluster.readers import cluster_nodes, place_readers, readers_wanted, reading_with
-from cluster.worker import MOST_HELD, Worker
-from mapper.errors import MapperError, ResourceError, WorkerLostError
-from mapper.map_tile import Result, Setup, Task, TileMapper
+from cluster.gpu_actor import Alive, Answered, GpuActor, Load, Loaded, NotLoaded, Placed, Works
+from cluster.lines import Switchboard
+from cluster.liveness import LOOK_S, Limits, Signs, Watched
+from cluster.pool import Finished, WorkerFacts
+from cluster.ray_cluster import connect, first_line
+from cluster.readers import cluster_nodes, place_readers, readers_wanted
+from cluster.worker import Worker
+from mapper.errors import MapperError, ModelError, ResourceError, WorkerLostError
+from mapper.map_tile import Setup, Task, TileMapper
 
-START_TIMEOUT_S = 300.0
-"""How long an actor may take from being asked for to having its model loaded."""
+MOST_FALLS = 3
+"""Actors in a row that a seat may lose before one of them has finished a task."""
 
-
-class Works(Protocol):
-    """What an actor owns: a ``Worker``, or what stands in for one where scheduling is measured without a GPU."""
-
-    @property
-    def holds(self) -> int:
-        """As of ``Worker``."""
-
-    def facts(self) -> WorkerFacts:
-        """As of ``Worker``."""
-
-    def run(self, task: Task) -> Result | MapperError:
-        """As of ``Worker``."""
+_log = logging.getLogger(__name__)
 
 
-Load: TypeAlias = Callable[[Setup], TileMapper]
+@dataclass(slots=True, kw_only=True)
+class _Seat:
+    """One worker's place, and the actor that has it now."""
 
+    name: str
+    actor: Any = None
+    line: int = 0
+    signs: Signs = field(default_factory=Signs)
+    placed: Placed | None = None
+    facts: WorkerFacts | None = None
+    """None until its model is loaded."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What an actor answers: what it was asked for, and how many tiles it wants in hand now."""
+    hand: dict[int, tuple[Task, int]] = field(default_factory=dict)
+    """Number → task and token."""
 
-    result: WorkerFacts | Result | MapperError
-    holds: int = 0
-
-
-class GpuActor:
-    """The Ray actor that owns one GPU and one loaded model. Ray pins the GPU through CUDA_VISIBLE_DEVICES."""
-
-    def __init__(self, name: str, setup: Setup, load: Load, worker: Callable[[str, Setup, Load], Works]) -> None:
-        self._make, self._load = partial(worker, name, setup), load
-        self._worker: Works | None = None
-
-    def load(self, readers: Sequence[Any]) -> Reply:
-        """Load the model. Apart from ``__init__``, so that what goes wrong comes back as it is."""
-        try:
-            self._worker = self._make(reading_with(self._load, readers))
-        except MapperError as error:
-            return Reply(result=error)
-        return Reply(result=self._worker.facts(), holds=self._worker.holds)
-
-    def run(self, pickled: bytes) -> Reply:
-        """As ``Worker.run``. Ray's own pickler costs the driver more than all else it does for a task."""
-        task: Task = pickle.loads(pickled)
-        if self._worker is None:  # an actor's calls run in any order when it has threads
-            return Reply(result=WorkerLostError("the worker was given a tile before its model", tile=task.name))
-        return Reply(result=self._worker.run(task), holds=self._worker.holds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """A task on its way. A dead actor's successor has its name, so the actor is told apart by itself."""
-
-    worker: str
-    actor: Any
-    task: Task
+    falls: int = 0
 
 
 class RayPool:
@@ -94,6 +69,8 @@ class RayPool:
         readers: int | None = 0,
         load: Load = TileMapper.load,
         worker: Callable[[str, Setup, Load], Works] = Worker,
+        insecure_ray: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         """Connect, place the actors, and wait for the first to have its model.
 
@@ -105,158 +82,258 @@ class RayPool:
             readers: actors that read for the workers, a core each; None takes as many as ``readers_wanted``.
             load: makes the tile mapper in the actor.
             worker: makes what the actor owns, of its name, the setup and ``load``.
+            insecure_ray: whether to join a cluster of other machines that asks nobody for a token.
+            limits: when an actor is given up.
 
         Raises:
-            ResourceError: the cluster cannot be reached, or has fewer GPUs than asked for.
+            ResourceError: the cluster cannot be reached, asks nobody for a token, or has fewer GPUs than asked for.
             MapperError: the model cannot be loaded.
         """
         self._made_of = (setup, load, worker)
-        self._started_ray = _connect(workers, address, readers=readers or 0)
-        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's own
-        count = workers if workers is not None else max(1, gpus)
-        if count > gpus:
-            self.close()
-            raise ResourceError(
-                f"{count} GPU workers were asked of a cluster with {gpus} GPUs", fix=f"pass --gpus {gpus}"
-            )
-        self._actors: dict[str, Any] = {}
-        self._loading: dict[Any, str] = {}
-        self._facts: dict[str, WorkerFacts] = {}
+        self._limits = limits or Limits()
+        self._seats: dict[str, _Seat] = {}
+        self._lines: dict[int, _Seat] = {}
         self._holds: dict[str, int] = {}
-        self._over: SimpleQueue[tuple[_Call, Future[Reply]]] = SimpleQueue()
+        self._ended: list[Finished] = []
+        self._over: SimpleQueue[tuple[int, str]] = SimpleQueue()
+        self._numbers = itertools.count()
         self._readers: list[Any] = []
-        for number in range(count):
-            self._place(f"gpu-{number}")
-        self._readers = place_readers(setup, readers_wanted(cluster_nodes(count)) if readers is None else readers)
-        for name in self._actors:
-            self._begin(name)
+        self._board: Switchboard | None = None
+        self._last_gone: MapperError | None = None
+        self._started_ray = connect(workers, address, readers=readers or 0, insecure=insecure_ray)
         try:
-            self._await_loaded(at_least=1)
+            self._open(setup, workers, readers)
         except MapperError:
             self.close()
             raise
 
     def workers(self) -> Mapping[str, int]:
         """Those whose model is loaded, and how many tiles each wants in hand, as it said last."""
-        self._await_loaded(at_least=0)
         return self._holds
 
     def facts(self) -> Sequence[WorkerFacts]:
-        """Of all workers."""
-        self._await_loaded(at_least=len(self._actors))
-        return tuple(self._facts.values())
+        """Of all workers that are left once all have loaded."""
+        self._await_loaded(lambda: all(seat.facts for seat in self._seats.values()))
+        return tuple(seat.facts for seat in self._seats.values() if seat.facts)
 
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Send a task to an actor."""
-        call = _Call(worker=worker, actor=self._actors[worker], task=task)
-        # Ray tells when a call is over; asking about all of them each time would cost more the more there are.
-        answer = call.actor.run.remote(pickle.dumps(task, protocol=5)).future()
-        answer.add_done_callback(lambda done: self._over.put((call, done)))
+        seat, number = self._seats[worker], next(self._numbers)
+        if not seat.hand:
+            seat.signs.move(self._watched.look(time.monotonic()))
+        seat.hand[number] = (task, token)
+        self._lines_open.send(seat.line, pickle.dumps((number, task), protocol=pickle.HIGHEST_PROTOCOL))
 
     def finished(self, timeout_s: float) -> list[Finished]:
-        """The calls that are over. An actor that died is replaced, and its tasks come back as lost."""
-        return [
-            Finished(worker=call.worker, task=call.task, result=self._result(call, answer))
-            for call, answer in heard(self._over, timeout_s)
-        ]
+        """The calls that are over. An actor that is lost is replaced, and its tasks come back as lost.
+
+        Raises:
+            MapperError: no worker is left; what the last one died of.
+        """
+        until = time.monotonic() + timeout_s
+        left_s = timeout_s
+        while not self._ended and left_s >= 0:
+            if not self._seats:
+                raise self._nobody_left()
+            self._listen(min(left_s, LOOK_S / 2))
+            left_s = until - time.monotonic()
+        ended, self._ended = self._ended, []
+        return ended
 
     def close(self) -> None:
         """Kill the actors, and the cluster if it was started here."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
         if not ray.is_initialized():
             return
-        for actor in (*getattr(self, "_actors", {}).values(), *getattr(self, "_readers", [])):
-            ray.kill(actor, no_restart=True)
+        for actor in (*(seat.actor for seat in self._seats.values()), *self._readers):
+            with contextlib.suppress(RayError, ValueError):  # Ray has forgotten it already
+                ray.kill(actor, no_restart=True)
         if self._started_ray:
             ray.shutdown()
 
-    def _result(self, call: _Call, answer: Future[Reply]) -> Any:
-        where = {"worker": call.worker, "tile": call.task.name}
-        try:
-            reply = answer.result()
-        except RayActorError as error:
-            self._replace(call.worker, call.actor)
-            return WorkerLostError(f"the worker died: {_first_line(error)}", **where)
-        except RayError as error:
-            return WorkerLostError(f"Ray lost the call: {_first_line(error)}", **where)
-        if self._actors[call.worker] is call.actor and reply.holds:
-            self._holds[call.worker] = reply.holds
-        return reply.result
+    # Begin ------------------------------------------------------------------------------------------------------------
 
-    def _place(self, worker: str) -> None:
-        remote: Any = ray.remote(GpuActor)
-        # One thread more than tiles: the model is loaded in one.
-        options = {"num_gpus": 1, "num_cpus": 1, "max_concurrency": MOST_HELD + 1}
-        actor = remote.options(**options, max_restarts=0, max_task_retries=0).remote(worker, *self._made_of)
-        self._actors[worker] = actor
-
-    def _begin(self, worker: str) -> None:
-        """Have an actor load its model. Once the readers are there: they are placed when every GPU has its core."""
-        self._loading[self._actors[worker].load.remote(self._readers)] = worker
-
-    def _replace(self, worker: str, dead: Any) -> None:
-        """A new actor in place of a dead one; its other calls fail on their own and come here too, once is enough."""
-        if self._actors[worker] is dead:
-            del self._facts[worker], self._holds[worker]
-            self._place(worker)
-            self._begin(worker)
-
-    def _await_loaded(self, *, at_least: int) -> None:
-        while self._loading:
-            missing = max(0, at_least - len(self._facts))
-            timeout_s = START_TIMEOUT_S if missing else 0
-            ready, _ = ray.wait(
-                list(self._loading), num_returns=max(1, min(missing, len(self._loading))), timeout=timeout_s
-            )
-            if not ready and missing:
-                raise ResourceError(
-                    f"no GPU worker was ready after {START_TIMEOUT_S:g} s",
-                    fix="ask for fewer with --gpus, or add nodes; `ray status` tells what the cluster waits for",
-                )
-            for call in ready:
-                worker = self._loading.pop(call)
-                try:
-                    reply = ray.get(call)
-                except RayError as error:
-                    raise ResourceError(
-                        f"a GPU worker died while it started: {_first_line(error)}", worker=worker
-                    ) from error
-                if isinstance(reply.result, MapperError):
-                    raise reply.result
-                self._facts[worker], self._holds[worker] = reply.result, reply.holds
-            if len(self._facts) >= at_least:
-                return
-
-
-def _connect(workers: int | None, address: str | None, *, readers: int) -> bool:
-    """Join a cluster or start one here; whether one was started."""
-    if ray.is_initialized():
-        return False
-    if address is not None:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+    def _open(self, setup: Setup, workers: int | None, readers: int | None) -> None:
+        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's own
+        count = workers if workers is not None else max(1, gpus)
+        if count > gpus:
             raise ResourceError(
-                f"no Ray cluster answers: {_first_line(error)}", fix="check --address", address=address
-            ) from error
-        return False
-    cores = os.cpu_count() or 1
-    # Without CPUs for the actors they would stay pending on a machine with fewer cores than logical GPUs.
-    ray.init(
-        address="local",  # also where RAY_ADDRESS names another: without --address, this machine was meant
-        num_cpus=max(cores, workers or 1) + readers + 1,
-        num_gpus=workers if workers is not None else _cuda_devices() or 1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    return True
+                f"{count} GPU workers were asked of a cluster with {gpus} GPUs", fix=f"pass --gpus {gpus}"
+            )
+        here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
+        self._board = Switchboard("127.0.0.1" if self._started_ray else here)
+        self._watched = Watched(time.monotonic())
+        self._began_waiting = self._judged_at = 0.0
+        for number in range(count):
+            seat = self._seats[f"gpu-{number}"] = _Seat(name=f"gpu-{number}")
+            self._place(seat)
+        self._readers = place_readers(setup, readers_wanted(cluster_nodes(count)) if readers is None else readers)
+        for seat in self._seats.values():
+            self._begin(seat)
+        self._await_loaded(lambda: bool(self._holds))
+
+    def _place(self, seat: _Seat) -> None:
+        remote: Any = ray.remote(GpuActor)
+        setup, load, worker = self._made_of
+        options = {"num_gpus": 1, "num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
+        seat.actor = remote.options(**options).remote(seat.name, setup, load, worker)
+
+    def _begin(self, seat: _Seat) -> None:
+        contact = self._lines_open.contact()
+        seat.line, seat.signs, seat.placed, seat.facts = contact.number, Signs(), None, None
+        self._lines[seat.line] = seat
+        call = seat.actor.serve.remote(contact, self._readers, self._limits.alive_every_s)
+
+        def over(done: Future[None], line: int = seat.line) -> None:
+            error = done.exception()
+            self._over.put((line, "its call is over" if error is None else _reason(error)))
+            if (board := self._board) is not None:
+                board.ring()
+
+        call.future().add_done_callback(over)
+
+    def _await_loaded(self, enough: Callable[[], bool]) -> None:
+        """Listen until there are enough; whatever else is heard meanwhile is kept."""
+        loaded, since = 0, self._watched.look(time.monotonic())
+        while not enough():
+            self._listen(LOOK_S / 2)
+            if not self._seats:
+                raise self._nobody_left()
+            at = self._watched.look(time.monotonic())
+            if len(self._holds) != loaded:
+                loaded, since = len(self._holds), at
+            elif at - since > self._limits.start_s:
+                raise self._nobody_ready()
+
+    @property
+    def _lines_open(self) -> Switchboard:
+        assert self._board is not None  # closed: nobody uses a pool after that
+        return self._board
+
+    # Listen -----------------------------------------------------------------------------------------------------------
+
+    def _listen(self, timeout_s: float) -> None:
+        """Take in what actors and Ray said, then look who says nothing any more."""
+        heard = self._lines_open.heard(timeout_s)
+        at = self._watched.look(time.monotonic())
+        for line, message in heard:
+            if (seat := self._lines.get(line)) is None:
+                continue
+            if message is None:
+                seat.signs.broken_at = at
+            else:
+                seat.signs.hear(at)
+                self._told(seat, pickle.loads(message), at)
+        with contextlib.suppress(Empty):
+            while True:
+                line, reason = self._over.get_nowait()
+                if (seat := self._lines.get(line)) is not None:
+                    self._lose(seat, at, "the worker died", said=reason)
+        if at - self._judged_at >= min(LOOK_S, self._limits.alive_every_s) / 2:
+            self._judged_at = at
+            self._judge(at)
+
+    def _told(self, seat: _Seat, said: object, at: float) -> None:
+        match said:
+            case Answered():
+                self._answered(seat, said, at)
+            case Alive():
+                seat.signs.move(at, said.moves)
+            case Placed():
+                seat.placed = said
+            case Loaded():
+                self._loaded(seat, said, at)
+            case NotLoaded():
+                self._not_loaded(seat, said.error, at)
+
+    def _answered(self, seat: _Seat, said: Answered, at: float) -> None:
+        task, token = seat.hand.pop(said.number)
+        seat.signs.move(at)
+        seat.falls = 0
+        self._holds[seat.name] = said.holds
+        self._ended.append(Finished(worker=seat.name, task=task, result=said.result, token=token))
+
+    def _loaded(self, seat: _Seat, said: Loaded, at: float) -> None:
+        others = {other.facts.fingerprint for other in self._seats.values() if other.facts}
+        if seat.falls and others and said.facts.fingerprint not in others:
+            error = ModelError(
+                "a worker that took another's place loaded another model",
+                fix="give every node the same weights",
+                found=said.facts.fingerprint,
+            )
+            self._not_loaded(seat, error, at)
+            return
+        seat.facts, self._holds[seat.name] = said.facts, said.holds
+
+    def _not_loaded(self, seat: _Seat, error: MapperError, at: float) -> None:
+        if not seat.falls:
+            raise error  # the run's first actors: what is wrong with the model is wrong with the job
+        self._lose(seat, at, f"the worker could not load its model: {error}", cause=error)
+
+    # Lose -------------------------------------------------------------------------------------------------------------
+
+    def _judge(self, at: float) -> None:
+        for seat in list(self._seats.values()):
+            if (why := self._limits.verdict(seat.signs, at, in_hand=len(seat.hand))) is not None:
+                self._lose(seat, at, f"the worker was given up: {why}")
+        if self._holds:
+            self._began_waiting = at
+        elif at - self._began_waiting > self._limits.start_s:
+            raise self._nobody_ready()
+
+    def _lose(self, seat: _Seat, at: float, what: str, *, said: str = "", cause: MapperError | None = None) -> None:
+        """Give an actor up, its tasks back, and its seat to another, or to nobody."""
+        self._let_go(seat)
+        heard_at = seat.signs.heard_at
+        evidence: dict[str, Any] = {
+            "worker": seat.name,
+            "host": seat.placed.host if seat.placed else "",
+            "pid": seat.placed.pid if seat.placed else "",
+            "said": said,
+            "last_heard": "" if heard_at is None else f"{at - heard_at:.3g} s before",
+        }
+        for task, token in seat.hand.values():
+            lost = WorkerLostError(what, **evidence, tile=task.name)
+            self._ended.append(Finished(worker=seat.name, task=task, result=lost, token=token))
+        seat.hand.clear()
+        seat.falls += 1
+        error = WorkerLostError(what, **evidence)
+        if seat.falls < MOST_FALLS:
+            _log.warning("%s; another takes its place", error)
+            self._place(seat)
+            self._begin(seat)
+            return
+        del self._seats[seat.name]
+        self._last_gone = cause or error
+        _log.warning("%s; %d in a row have finished nothing there: the run goes on without it", error, seat.falls)
+
+    def _let_go(self, seat: _Seat) -> None:
+        del self._lines[seat.line]
+        self._lines_open.hang_up(seat.line)
+        self._holds.pop(seat.name, None)
+        with contextlib.suppress(RayError, ValueError):  # Ray has forgotten it already
+            ray.kill(seat.actor, no_restart=True)
+
+    def _nobody_ready(self) -> ResourceError:
+        return ResourceError(
+            f"no GPU worker was ready after {self._limits.start_s:g} s",
+            fix="ask for fewer with --gpus, or add nodes; `ray status` tells what the cluster waits for",
+        )
+
+    def _nobody_left(self) -> MapperError:
+        gone = self._last_gone
+        if gone is not None and not isinstance(gone, WorkerLostError):
+            return gone
+        return ResourceError(
+            f"no GPU worker is left: each died {MOST_FALLS} times in a row before it finished a tile",
+            fix="see what the last one died of",
+            last=str(gone),
+        )
 
 
-def _cuda_devices() -> int:
-    import torch
-
-    return int(torch.cuda.device_count())
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What Ray says an actor died of, in a line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "because" in line or "exit detail" in line), first_line(error))

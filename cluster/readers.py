@@ -2,8 +2,9 @@
 
     threads of a worker ─► RemoteReader ─┬─► Ray actor with a RasterReader, on a node with spare cores
                                ┊         └─► another
-                               └┄┄► the worker's own reader, once none is left
+                               └┄┄► the worker's own reader, while none is left
 
+One that dies is started again by Ray, and one that does not answer is left alone for a while; others read meanwhile.
 A view comes back through Ray's object store and is used where it lies, so its arrays are read-only. Which of them read
 a view does not change it.
 """
@@ -14,14 +15,16 @@ import itertools
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from mapper.errors import MapperError, ResourceError
+from mapper.failpoints import reach
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import PlacedItem, View
 from mapper.map_tile import Setup, TileMapper
@@ -36,6 +39,18 @@ CALLS = 4
 
 PLACED_WITHIN_S = 60.0
 """How long readers are waited for. A run goes without those that have found no core by then."""
+
+RESTARTS = 10
+"""How often Ray starts a reader again that died."""
+
+SILENT_S = 120.0
+"""How long a reader may take for a view. Reading has no effects: another reader, or the worker, reads it instead."""
+
+AWAY_S = 30.0
+"""For so long nothing is asked of a reader that died: Ray takes some seconds to start it again."""
+
+SILENT_AWAY_S = 600.0
+"""For so long, of one that did not answer: to find out whether it does costs ``SILENT_S``."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +95,7 @@ class ReaderActor:
     def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
         """As ``Reader.read``; what goes wrong comes back as a value, as it is."""
         try:
+            reach("reader-reads")
             return self._reader.read(items, lattice, frame)
         except MapperError as error:
             return error
@@ -93,7 +109,7 @@ def place_readers(setup: Setup, count: int, *, timeout_s: float = PLACED_WITHIN_
     To be called once the GPU workers have been asked for, so that no reader takes a core that one of those needs.
     """
     remote: Any = ray.remote(ReaderActor)
-    options = {"num_cpus": 1, "max_concurrency": CALLS, "max_restarts": 0, "max_task_retries": 0}
+    options = {"num_cpus": 1, "max_concurrency": CALLS, "max_restarts": RESTARTS, "max_task_retries": 0}
     asked = [remote.options(**options, scheduling_strategy="SPREAD").remote(setup) for _ in range(count)]
     calls = {actor.ready.remote(): actor for actor in asked}
     up, late = ray.wait(list(calls), num_returns=count, timeout=timeout_s) if calls else ([], [])
@@ -119,14 +135,20 @@ def reading_with(load: Callable[[Setup], TileMapper], readers: Sequence[Any]) ->
 class RemoteReader:
     """A ``Reader`` that has others read. Many threads may share one, and should: each waits for one view."""
 
-    def __init__(self, readers: Sequence[Any], own: Reader) -> None:
+    def __init__(
+        self, readers: Sequence[Any], own: Reader, *, silent_s: float = SILENT_S, away_s: float = AWAY_S
+    ) -> None:
         """A reader over some others.
 
         Args:
             readers: handles of ``ReaderActor``; other workers may have the same ones.
-            own: reads once none of them is left.
+            own: reads while none of them is left.
+            silent_s: how long a view is waited for.
+            away_s: how long nothing is asked of one that died.
         """
         self._own = own
+        self._silent_s, self._away_s = silent_s, away_s
+        self._back_at: dict[Any, float] = {}
         self._lock = threading.Lock()
         self._calls = dict.fromkeys(random.sample(readers, len(readers)), 0)  # another order in each worker
         self._last = dict.fromkeys(self._calls, 0)
@@ -134,8 +156,8 @@ class RemoteReader:
 
     @property
     def readers(self) -> int:
-        """How many others are left."""
-        return len(self._calls)
+        """How many others are left, of those that are not away."""
+        return len(self._here())
 
     def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View:
         """As ``Reader.read``; the arrays are read-only.
@@ -145,11 +167,12 @@ class RemoteReader:
         """
         while (reader := self._least_busy()) is not None:
             try:
-                answer = ray.get(reader.read.remote(tuple(items), lattice, frame))
+                answer = ray.get(reader.read.remote(tuple(items), lattice, frame), timeout=self._silent_s)
             except RayTaskError as error:
                 self._free(reader)
                 raise error.cause from None  # a defect, as it would have been here
             except RayError as error:
+                self._free(reader)
                 self._leave_out(reader, error)
                 continue
             self._free(reader)
@@ -162,21 +185,26 @@ class RemoteReader:
     def _least_busy(self) -> Any:
         """The reader with the fewest calls of ours; of those the one asked last, which has the neighbours' blocks."""
         with self._lock:
-            if not self._calls:
+            if not (here := self._here()):
                 return None
-            reader = min(self._calls, key=lambda one: (self._calls[one], -self._last[one]))
+            reader = min(here, key=lambda one: (self._calls[one], -self._last[one]))
             self._calls[reader] += 1
             self._last[reader] = next(self._count)
             return reader
 
+    def _here(self) -> list[Any]:
+        now = time.monotonic()
+        return [reader for reader in self._calls if self._back_at.get(reader, 0.0) <= now]
+
     def _free(self, reader: Any) -> None:
         with self._lock:
-            if reader in self._calls:
-                self._calls[reader] -= 1
+            self._calls[reader] -= 1
 
     def _leave_out(self, reader: Any, error: RayError) -> None:
+        silent = isinstance(error, GetTimeoutError)
         with self._lock:
-            lost = self._calls.pop(reader, None) is not None
-        if lost:
-            kind = "a reader died" if isinstance(error, RayActorError) else "a reader's answer was lost"
-            _log.warning("%s, %d are left: %s", kind, self.readers, str(error).partition("\n")[0])
+            first = reader in self._here()  # the first of the calls it had to say so
+            self._back_at[reader] = time.monotonic() + (SILENT_AWAY_S if silent else self._away_s)
+        if first:
+            what = f"said nothing for {self._silent_s:g} s" if silent else "was lost"
+            _log.warning("a reader %s, %d are left: %s", what, self.readers, str(error).partition("\n")[0])

@@ -150,7 +150,7 @@ class SimulatedPool:
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Hand a task to a worker."""
         self._heard += self._world.driver_s
-        at, held = self._workers[worker], _Held(task)
+        at, held = self._workers[worker], _Held(task, token)
         at.held.append(held)
         held.story = self._tile(worker, at, held)
         self._clock.at(self._heard, partial(go_on, self._clock, held))
@@ -209,10 +209,10 @@ class SimulatedPool:
         at.writers.leave()
         at.held.remove(held)
         self._tiles += 1
-        self._tell(name, held.task, _result(held.task))
+        self._tell(name, held, _result(held.task))
 
-    def _tell(self, name: str, task: Task, result: TileResult | MapperError) -> None:
-        self._over.append(Finished(worker=name, task=task, result=result))
+    def _tell(self, name: str, held: _Held, result: TileResult | MapperError) -> None:
+        self._over.append(Finished(worker=name, task=held.task, result=result, token=held.token))
         self._last = self._clock.time
 
     def _die(self, name: str) -> None:
@@ -221,7 +221,7 @@ class SimulatedPool:
         dead = self._workers[name]
         for held in dead.held:
             held.story = iter(())
-            self._tell(name, held.task, WorkerLostError("the worker died", worker=name, tile=held.task.name))
+            self._tell(name, held, WorkerLostError("the worker died", worker=name, tile=held.task.name))
         self._clock.at(self._clock.time + self._world.restart_s, partial(self._replace, name, dead.busy_s))
 
     def _replace(self, name: str, busy_s: float) -> None:
@@ -234,6 +234,7 @@ class _Held:
     """A task in the hand of a worker."""
 
     task: Task
+    token: int
     story: Story = field(default_factory=lambda: iter(()))
     """Ends where its worker dies."""
 

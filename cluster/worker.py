@@ -68,6 +68,11 @@ class Worker:
         """How many tasks it wants in hand at present, 1 to ``MOST_HELD``."""
         return min(self._stages.sizes.holds, MOST_HELD)
 
+    @property
+    def moves(self) -> int:
+        """How often anything in it has got on so far: a tile from one stage to the next, a batch through the model."""
+        return self._stages.moves + self._lane.batches
+
     def run(self, task: Task) -> Result | MapperError:
         """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever
         goes wrong comes back as a value with its place."""
@@ -115,6 +120,7 @@ class _Stages:
 
     def __init__(self, budget_bytes: int) -> None:
         self.sizes = Sizes()
+        self.moves = 0
         self._limits = Limits()
         self._budget_bytes = budget_bytes
         self._bytes = self._waiting = self._reading = self._ready = self._unwritten = self._writing = 0
@@ -146,6 +152,7 @@ class _Stages:
         finally:
             with self._change:
                 self._reading -= 1
+                self.moves += 1
                 self._change.notify_all()
 
     @contextmanager
@@ -158,6 +165,7 @@ class _Stages:
         finally:
             with self._change:
                 self._ready -= 1
+                self.moves += 1
                 self.sizes = sized(self.sizes, self._queues(), self._limits)
                 self._change.notify_all()
 
@@ -174,6 +182,7 @@ class _Stages:
         finally:
             with self._change:
                 self._writing -= 1
+                self.moves += 1
                 self._change.notify_all()
 
     def _queues(self) -> Queues:

@@ -8,18 +8,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cluster.pool import Outcome
+from cluster.shard_state import ShardStates, given_up
 from cluster.telemetry import Telemetry
+from jobs.lease import NOBODY, Held
 from jobs.ledger import Built, Entry
 from jobs.levels import Due, Levels
+from jobs.parts import AWAY_S
 from jobs.prepare import Prepared
 from jobs.standing import Standing
 from jobs.watch import Watcher
+from mapper.errors import StoreError
+from mapper.failpoints import reach
 from mapper.map_tile import TileResult
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelResult, LevelTask
 
 SHARDS_OUT = 1024
 """Shards of coarser levels that are handed out and not over, at most: a run may begin with a million that are due."""
+
+AGAIN_S = 2.0
+"""How long a store that did not answer is left alone."""
 
 
 @dataclass(slots=True)
@@ -64,13 +72,31 @@ class Books:
         tally: Tally,
         watcher: Watcher,
         *,
+        held: Held = NOBODY,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Open them.
+
+        Args:
+            prepared: the run.
+            mosaic: which it writes.
+            standing: how far it is.
+            tally: what this sitting has seen.
+            watcher: who is told of each tile.
+            held: the lease of the mosaic; nothing is entered, committed or handed out once it is lost.
+            clock: seconds.
+            sleep: waits, where nothing else is left to do and the store is away.
+        """
         self._plan, self._run, self._output = prepared.plan, prepared.run, prepared.job.spec.output
         self._mosaic, self._tally, self._watcher, self._clock = mosaic, tally, watcher, clock
         self._names = [prompt.name for prompt in mosaic.prompts]
-        self._tiles = prepared.folder.ledger(clock=clock)
-        self._shards = prepared.folder.level_ledger(clock=clock)
+        self._lease, self._sleep = held, sleep
+        self._tiles = prepared.folder.ledger(clock=clock, held=held)
+        self._shards = prepared.folder.level_ledger(clock=clock, held=held)
+        self._states = ShardStates(len(prepared.plan.tiles))
+        """Of the tiles, in this sitting: none is entered twice."""
+
         self._levels = Levels(
             prepared.plan, wanted=standing.wanted.rows, finished=standing.finished, built=standing.built
         )
@@ -80,9 +106,21 @@ class Books:
         """Of what is held back; none where the engine needs no commit."""
 
         self._safe_at = clock()
+        self._away_since: float | None = None
+        """When the store first did not answer, and has not since."""
+
+        self._again_at = clock()
 
     def enter(self, outcome: Outcome) -> None:
-        """Take in what is over."""
+        """Take in what is over: each task once.
+
+        Raises:
+            MapperError: it was entered before.
+        """
+        if not isinstance(outcome.task, LevelTask):
+            self._states.move(outcome.task.id, "leased")
+            if outcome.result is not None:
+                self._states.move(outcome.task.id, "written")
         self._held.append(outcome)
         if outcome.result is not None and outcome.result.receipt is not None:
             self._receipts.append(outcome.result.receipt)
@@ -100,11 +138,16 @@ class Books:
             idle: whether nothing else is left to do, so that what is held back must be made safe now.
 
         Raises:
-            StoreError: what was written could not be committed.
+            BusyError: another driver has taken the mosaic over.
+            StoreError: what was written could not be committed or entered, for ``AWAY_S``.
         """
         late = self._clock() - self._safe_at >= self._output.commit_s
         if idle or late or len(self._held) >= self._output.commit_shards or not self._receipts:
-            self._settle()
+            safe = self._patiently(self._lease.check, self._settle, wait=idle)
+        else:
+            safe = self._patiently(self._lease.check, wait=False)
+        if not safe:
+            return []
         due = self._levels.take(SHARDS_OUT - len(self._due))
         self._due |= {one.task.id: one for one in due}
         return [one.task for one in due]
@@ -116,22 +159,50 @@ class Books:
 
     def close(self) -> None:
         """Make safe and enter all that was handed in."""
-        self._settle()
-        self._tiles.flush()
-        self._shards.flush()
+        self._patiently(self._settle, self._tiles.flush, self._shards.flush, wait=True)
         self._tally.ended = self._clock()
+
+    def _patiently(self, *acts: Callable[[], None], wait: bool) -> bool:
+        """Do these one after the other; whether all were done. Where the store does not answer, nothing is lost by it:
+        all are done again, a little later.
+
+        Args:
+            acts: each can be done again after it failed.
+            wait: do not come back before they are done.
+        """
+        while wait or self._clock() >= self._again_at:
+            try:
+                for act in acts:
+                    act()
+            except StoreError as error:
+                now = self._clock()
+                self._away_since = now if self._away_since is None else self._away_since
+                if now - self._away_since >= AWAY_S:
+                    raise
+                pause_s = max(AGAIN_S, min(error.wait_s or 0.0, AWAY_S))
+                self._again_at = now + pause_s
+                if wait:
+                    self._sleep(pause_s)
+                continue
+            self._away_since = None
+            return True
+        return False
 
     def _settle(self) -> None:
         """First the pixels, then the books: an entry must never speak of pixels that are not there."""
+        if self._held:
+            self._lease.check()
         if self._receipts:
             self._mosaic.commit(self._receipts, f"{len(self._receipts)} shards", {"run": self._run})
         held, self._held, self._receipts = self._held, [], []
+        reach("put-before-ledger")
         self._safe_at = self._clock()
         for outcome in held:
             if isinstance(outcome.task, LevelTask):
                 self._enter_shard(outcome)
             else:
                 entry = tile_entry(outcome, self._names)
+                self._states.move(entry.tile, entry.state)
                 self._tiles.record(entry)
                 written = outcome.result.checksums if outcome.result is not None else ()
                 self._levels.tile_over(outcome.task.id, [prompt for prompt, _ in written])
@@ -169,9 +240,7 @@ def tile_entry(outcome: Outcome, names: Sequence[str]) -> Entry:
     }
     if not isinstance(result, TileResult):
         assert error is not None  # an outcome has one or the other
-        # What may pass on its own is taken again by the next run; the rest waits for `resmap run --retry`.
-        state = "failed" if error.retryable else "quarantined"
-        return Entry(**common, state=state, cause=type(error).__name__, error=str(error))  # type: ignore[arg-type]
+        return Entry(**common, state=given_up(error), cause=type(error).__name__, error=str(error))  # type: ignore[arg-type]
     return Entry(
         **common,  # type: ignore[arg-type]
         state="nodata" if result.nodata else "done",

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from jobs import export_cli, models_cli, preview_cli, query_cli
+from jobs import export_cli, models_cli, preview_cli, query_cli, run_cli
+from jobs.run_cli import JobFile, print_ending, print_problems, print_workers
 from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
 
 if TYPE_CHECKING:
-    from jobs.run import Run
-    from jobs.summary import Summary
+    pass
 
 app = typer.Typer(
     name="resmap",
@@ -37,12 +34,6 @@ app = typer.Typer(
 app.add_typer(models_cli.app, name="models")
 app.add_typer(query_cli.app, name="query")
 app.add_typer(export_cli.app, name="export")
-
-LARGEST_PICTURE_PX = 300_000_000
-"""Pixels of a mosaic that is drawn unasked: some seconds' worth."""
-
-JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
-Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones where the machine has none.")]
 
 
 def main() -> None:
@@ -94,13 +85,13 @@ def demo(
         return
     console = Console()
     _scores_table(console, report.scores)
-    _workers_table(console, report.summary)
+    print_workers(console, report.summary)
     if report.seams.differ is not None:
         console.print(
             f"Seams: beside {report.seams.borders} shard borders, {100 * report.seams.differ:.2f} % of the pixels "
             f"differ from one window centred there (mean score gap {report.seams.score_gap:.3f})."
         )
-    _ending(console, report.summary)
+    print_ending(console, report.summary)
     console.print(f"Picture  {report.quicklook}", soft_wrap=True)
     console.print(f"Job file {report.job}  (change a sentence, then: resmap run {report.job})", soft_wrap=True)
 
@@ -164,84 +155,12 @@ def plan(
         if priced.pilot is not None:
             console.print()
             console.print(pilot_table(priced.pilot))
-            _problems(console, priced.pilot.problems)
+            print_problems(console, priced.pilot.problems)
     raise typer.Exit(priced.exit_status)
 
 
-@app.command()
-def run(
-    job: JobFile,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster, as Ray writes it; or auto.")] = None,
-    gpus: Gpus = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Take tiles again that were given up.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Run a job or resume it. A finished job says so and exits 0."""
-    from jobs.budget import check_budget
-    from jobs.job import Job
-    from jobs.prepare import prepare
-    from jobs.progress import watcher
-    from jobs.run import start
-
-    loaded = Job.from_file(job)
-    watching = watcher()
-    prepared = prepare(loaded, tell=watching.say)
-    check_budget(prepared, elsewhere=address is not None, tell=watching.say)
-    under_way = start(prepared, gpus=gpus, address=address, local=local, watcher=watching, retry=retry)
-    with _draining(under_way):
-        summary = under_way.wait()
-    if as_json:
-        print_json(summary.as_json())
-        if summary.stopped:
-            watching.say(summary.stopped)
-    else:
-        console = Console()
-        if summary.worked_tiles:
-            _workers_table(console, summary)
-        _ending(console, summary)
-        if summary.worked_tiles:
-            picture = _picture(under_way)
-            if picture is not None:
-                console.print(f"Picture  {picture}", soft_wrap=True)
-    raise typer.Exit(summary.exit_status)
-
-
-def _picture(under_way: Run) -> Path | None:
-    """A quick-look of a finished run beside its ledger, where that is a local folder and the map is not large."""
-    from jobs.quicklook import write_quicklook
-    from mapper.storage import is_local, state_folder
-
-    prepared = under_way.prepared
-    mosaic, plan = prepared.job.spec.output.mosaic, prepared.plan
-    pixels = sum(grid.shard_px**2 * int((plan.tiles.grid == n).sum()) for n, grid in enumerate(plan.grids))
-    if not is_local(mosaic) or pixels > LARGEST_PICTURE_PX:
-        return None
-    folder = state_folder(mosaic, engine=prepared.job.spec.output.engine).child("runs").child(under_way.name)
-    path = Path(folder.url.removeprefix("file://")) / "quicklook.png"
-    try:
-        write_quicklook(prepared, path)
-    except MapperError:  # a file that spoilt a tile spoils the picture too; the run has said so
-        return None
-    return path
-
-
-@contextlib.contextmanager
-def _draining(under_way: Run) -> Iterator[None]:
-    """The first Ctrl-C finishes what is in hand and saves; the second leaves at once."""
-    import os
-    import signal
-
-    def heard(number: int, frame: Any) -> None:
-        print("finishing the tiles in hand; once more to leave at once", file=sys.stderr, flush=True)
-        under_way.stop()
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-
-    before = signal.signal(signal.SIGINT, heard)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+app.command()(run_cli.run)
+app.command()(run_cli.retry)
 
 
 @app.command()
@@ -272,28 +191,7 @@ def status(
         Console().print(status_table(entry))
 
 
-@app.command()
-def verify(
-    mosaic: Annotated[str, typer.Argument(help="Path or URL of the mosaic.", show_default=False)],
-    full: Annotated[bool, typer.Option("--full", help="Every tile, not a sample of each run.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read tiles back with their checksums and compare them with the ledger."""
-    from jobs.job import absolute
-    from jobs.verify import verify as verify_mosaic
-    from mapper.errors import VerifyError
-
-    report = verify_mosaic(absolute(mosaic), full=full)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        for bad in report.bad:
-            print(f"{bad.tile}: {bad.reason}")
-        print(f"{report.checked} tiles read back, {len(report.bad)} bad, {report.unfinished} not finished yet")
-    if report.bad:
-        raise typer.Exit(VerifyError.exit_status)
-
-
+app.command()(run_cli.verify)
 app.command()(preview_cli.preview)
 
 
@@ -332,35 +230,6 @@ def _scores_table(console: Console, scores: dict[str, float]) -> None:
     from jobs.tables import scores_table
 
     console.print(scores_table(scores, PROMPTS))
-
-
-def _workers_table(console: Console, summary: Summary) -> None:
-    from jobs.tables import workers_table
-
-    console.print(workers_table(summary))
-
-
-def _ending(console: Console, summary: Summary) -> None:
-    order = ("planned", "done", "nodata", "failed", "quarantined")
-    counts = ", ".join(f"{summary.tiles[state]} {state}" for state in order if summary.tiles[state] or state == "done")
-    console.print(
-        f"Run {summary.run} is {summary.state}: {counts}; {summary.seconds:.1f} s, "
-        f"{summary.verified_tiles} tiles read back."
-    )
-    if summary.stopped:
-        console.print(f"Stopped  {summary.stopped}.", highlight=False, soft_wrap=True)
-    _problems(console, summary.problems, rest=f"`resmap status {summary.run}` has them all")
-    console.print(f"Mosaic   {summary.mosaic}", soft_wrap=True)
-    if summary.tiles["done"]:
-        console.print(f"Look     resmap preview {shlex.quote(summary.mosaic)}", soft_wrap=True)
-
-
-def _problems(console: Console, problems: Sequence[Mapping[str, str]], *, rest: str = "--json has them all") -> None:
-    """The tiles that were given up, as many as people read."""
-    for problem in problems[:10]:
-        console.print(f"  {plain(problem['tile'])}: {plain(problem['error'])}", highlight=False, soft_wrap=True)
-    if len(problems) > 10:
-        console.print(f"  … and {len(problems) - 10} more; {rest}")
 
 
 if __name__ == "__main__":

@@ -43,17 +43,37 @@ class Job:
 
         return prepare(self)
 
-    def run(self, *, gpus: int | None = None, address: str | None = None, local: bool = False) -> Run:
+    def run(
+        self,
+        *,
+        gpus: int | None = None,
+        address: str | None = None,
+        local: bool = False,
+        retry: bool = False,
+        repair: bool = False,
+        insecure_ray: bool = False,
+    ) -> Run:
         """Plan if needed, and start or resume; ``.wait()`` gives the summary.
 
         Args:
             gpus: GPU actors; None takes the job's ``compute.gpus``.
             address: of a running Ray cluster; None starts one on this machine.
             local: in this process, without Ray.
+            retry: take tiles again that were given up.
+            repair: read the whole mosaic back first, and map again what is damaged.
+            insecure_ray: join a cluster on other machines though it asks nobody for a token.
         """
         from jobs.run import start
 
-        return start(self, gpus=gpus, address=address, local=local)
+        return start(
+            self,
+            gpus=gpus,
+            address=address,
+            local=local,
+            retry=retry,
+            repair=repair,
+            insecure_ray=insecure_ray,
+        )
 
 
 def _rooted(spec: JobSpec, folder: Path) -> JobSpec:

@@ -5,8 +5,8 @@
       area.wkb       its area, resolved
       items.parquet  the frozen search (stac-geoparquet); row n is item n in the source layer
       tiles.parquet  the plan; row n is tile n of the ledger
-      ledger/        part-000001-<write id>.parquet …   a row an outcome; the last row of a tile is its state
-      levels/        part-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built
+      ledger/        part-e000001-000001-<write id>.parquet …   a row an outcome; a tile's last row is its state
+      levels/        part-e000001-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built
       run.json       what ran: versions, model, weights, workers, times, state, and what ``grid`` and ``step`` of
                      tiles.parquet number: ``grids`` by name, ``steps`` by moment
 
@@ -18,6 +18,7 @@ A run of a continent has millions of rows: whoever wants to know something of al
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -31,14 +32,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cluster.shard_state import FINISHED as FINISHED
+from cluster.shard_state import GIVEN_UP as GIVEN_UP
+from jobs.lease import NOBODY, Held
 from jobs.parts import Ledger, Parts
 from jobs.tile_file import TilePlaces, read_places, read_tiles, write_tiles
 from jobs.tile_table import TileTable
-from mapper.storage import EngineName, state_folder
+from mapper.errors import MosaicError
+from mapper.failpoints import reach
+from mapper.patience import PATIENT
+from mapper.storage import EngineName, Folder, state_folder
 
 State = Literal["done", "nodata", "failed", "quarantined"]
-FINISHED: frozenset[str] = frozenset({"done", "nodata"})
-GIVEN_UP: frozenset[str] = frozenset({"failed", "quarantined"})
 
 ROWS_IN_HAND = 1024
 """Rows that are Python objects at a time."""
@@ -144,6 +149,23 @@ def run_names(mosaic: str, *, engine: EngineName | None = None) -> list[str]:
     return sorted(names, key=lambda name: str(RunFolder(mosaic, name, engine=engine).facts().get("created", "")))
 
 
+@contextlib.contextmanager
+def reading_runs(mosaic: str) -> Iterator[None]:
+    """While files of a mosaic's runs are read that must be there and whole.
+
+    Raises:
+        MosaicError: one is missing or damaged.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ValueError, KeyError) as error:  # what JSON and Arrow raise are ValueErrors
+        raise MosaicError(
+            f"a file of one of its runs is missing or damaged: {error}",
+            fix="`resmap verify` names it, and `resmap run JOB --repair` puts it right",
+            mosaic=mosaic,
+        ) from error
+
+
 class RunFolder:
     """The files of one run."""
 
@@ -151,9 +173,11 @@ class RunFolder:
         """``engine`` as in ``state_folder``: needed while there is no mosaic yet."""
         self.run = run
         self.mosaic = mosaic
-        self._folder = state_folder(mosaic, engine=engine).child("runs").child(run)
-        self._outcomes = Parts(self._folder.child("ledger"), _ROWS, few=("state", "worker", "prompts", "cause"))
-        self._levels = Parts(self._folder.child("levels"), _BUILT, few=("prompts",))
+        self._folder = state_folder(mosaic, engine=engine, patience=PATIENT).child("runs").child(run)
+        # Rows are not waited for while the store is away: who adds them goes on with its work, and puts them later.
+        ledger, levels = (Folder(f"{self._folder.url}/{name}") for name in ("ledger", "levels"))
+        self._outcomes = Parts(ledger, _ROWS, few=("state", "worker", "prompts", "cause"))
+        self._levels = Parts(levels, _BUILT, few=("prompts",))
 
     def exists(self) -> bool:
         """Whether the run has been planned: its last file is there."""
@@ -164,6 +188,7 @@ class RunFolder:
         self._folder.write("job.yaml", job.encode())
         self._folder.write("area.wkb", area)
         self._folder.write("items.parquet", items)
+        reach("plan-half-saved")
         write_tiles(self._folder, "tiles.parquet", tiles)
         self.save_facts({**facts, "created": _now().isoformat()})
 
@@ -194,15 +219,17 @@ class RunFolder:
 
     def save_facts(self, facts: dict[str, Any]) -> None:
         """Put ``run.json`` in place of the last one."""
+        reach("before-run-json")
         self._folder.write("run.json", json.dumps(facts, indent=2, sort_keys=True).encode())
+        reach("after-run-json")
 
-    def ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Entry]:
-        """The ledger, open for appending."""
-        return Ledger(self._outcomes, clock=clock)
+    def ledger(self, *, clock: Callable[[], float] = time.monotonic, held: Held = NOBODY) -> Ledger[Entry]:
+        """The ledger, open for appending by whoever holds the mosaic's lease."""
+        return Ledger(self._outcomes, clock=clock, epoch=held.epoch, check=held.check)
 
-    def level_ledger(self, *, clock: Callable[[], float] = time.monotonic) -> Ledger[Built]:
+    def level_ledger(self, *, clock: Callable[[], float] = time.monotonic, held: Held = NOBODY) -> Ledger[Built]:
         """That of the coarser levels, open for appending."""
-        return Ledger(self._levels, clock=clock)
+        return Ledger(self._levels, clock=clock, epoch=held.epoch, check=held.check)
 
     def begun(self) -> bool:
         """Whether anything was ever recorded."""

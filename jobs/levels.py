@@ -55,7 +55,7 @@ class Due:
     shard: Shard
     task: LevelTask
     tiles: tuple[int, ...]
-    """Finished tiles under it, prompt by prompt as in the task."""
+    """Finished tiles under it, prompt by prompt as in the task; none where it lacks a shard that was given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,10 +137,12 @@ class Levels:
         self._child_over(0, grid, step, place, written)
 
     def shard_over(self, due: Due, *, built: bool) -> None:
-        """A coarser shard is built, or given up."""
+        """A coarser shard is built, or given up. What is built over one that was given up lacks it, and says that it is
+        made of nothing: so it is built again when that is there."""
         shard = due.shard
         written = frozenset(due.task.prompts if built else ())
-        self._child_over(shard.level, shard.grid, shard.step, (shard.row, shard.column), written)
+        place = (shard.row, shard.column)
+        self._child_over(shard.level, shard.grid, shard.step, place, written, whole=built and any(due.tiles))
 
     @property
     def behind(self) -> bool:
@@ -155,13 +157,16 @@ class Levels:
         self._untaken -= room
         return due
 
-    def _child_over(self, level: int, grid: int, step: int, place: tuple[int, int], prompts: frozenset[int]) -> None:
+    def _child_over(
+        self, level: int, grid: int, step: int, place: tuple[int, int], prompts: frozenset[int], *, whole: bool = True
+    ) -> None:
         """Of a level's shard, or of a tile: those over it wait for one less."""
         if level == len(self._levels):
             return
         above = self._levels[level]
         for at in above.over(grid, step, place):
             above.waits[at] -= 1
+            above.whole[at] &= whole
             above.changed[list(prompts), at] = True
             if above.waits[at]:
                 continue
@@ -169,7 +174,7 @@ class Levels:
                 self._ready.append((level + 1, at))
                 self._untaken += 1
             else:
-                self._child_over(level + 1, *above.place(at), frozenset())
+                self._child_over(level + 1, *above.place(at), frozenset(), whole=bool(above.whole[at]))
 
     def _due(self, level: int, at: int) -> Due:
         here = self._levels[level - 1]
@@ -180,7 +185,7 @@ class Levels:
         assert of is not None  # it has shards
         task = LevelTask(id=self._next_id, grid=of, tile=of.tile(row, column), time=step, prompts=prompts)
         self._next_id += 1
-        tiles = tuple(int(here.under[prompt, at]) for prompt in prompts)
+        tiles = tuple(int(here.under[prompt, at]) * bool(here.whole[at]) for prompt in prompts)
         return Due(shard=Shard(level, grid, step, row, column), task=task, tiles=tiles)
 
 
@@ -223,6 +228,9 @@ class _Level:
 
         self.changed = np.zeros((prompts, len(self._keys)), np.bool_)
         """Whether there is more under it than it was made of."""
+
+        self.whole = np.ones(len(self._keys), np.bool_)
+        """Whether no shard below it was given up."""
 
         self.under = np.zeros((prompts, len(self._keys)), np.int32)
         """Finished tiles under it."""

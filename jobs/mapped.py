@@ -16,12 +16,11 @@ from catalogs.select import utm_zones
 from catalogs.snapshot import thaw
 from jobs.areas import projected
 from jobs.ledger import RunFolder, run_names
-from jobs.spec import slug as plain_slug
 from jobs.stac.places import time_range
 from jobs.stac.provenance import job_of, told
-from mapper.exports.chosen import slug
 from mapper.grid import Grid, PixelBox
 from mapper.mosaic import Mosaic
+from mapper.names import plain, slug
 from mapper.runs import levels_behind
 
 
@@ -72,7 +71,7 @@ class Known:
     def id(self) -> str:
         """The same for the same answers: from what the mosaic's values depend on, else from where it lies."""
         key = self.mosaic.made_by.get("answer_key")
-        return f"{plain_slug(self.title)}-{str(key)[:10]}" if key else slug(self.mosaic.url.rsplit("/", 1)[-1])
+        return f"{plain(self.title) or 'job'}-{str(key)[:10]}" if key else slug(self.mosaic.url.rsplit("/", 1)[-1])
 
 
 def known_of(mosaic: Mosaic) -> Known:

@@ -1,13 +1,16 @@
 """Rows that are only ever added: small files in a folder, one writer, read in columns.
 
-    part-000063-1f0c9a2b.parquet               the 63rd part: what came up within a second
-    part-000064-last-000064-77ab01fe.parquet   up to number 64, the last 64 of them in one
-    part-004096-last-004096-e3d59c40.parquet   and the last 4096 of them
+    part-e000002-000063-1f0c9a2b.parquet               the 63rd part, put in the 2nd epoch: what came up within a second
+    part-e000002-000064-last-000064-77ab01fe.parquet   up to number 64, the last 64 of them in one
+    part-e000003-004096-last-004096-e3d59c40.parquet   and the last 4096 of them
+    part-000063-1f0c9a2b.parquet                       as there were before epochs: of epoch 0
 
-The order of the rows is that of the numbers, then of the sizes: a merged part follows all that it is made of. It is put
-before those are removed, so a writer may be killed at any moment. What it leaves then is rows that come twice, and the
-last of them is the same. By name the order is the same too, so a listing that is under way while parts are merged
-meets the merged one last, and misses nothing.
+The order of the rows is that of the epochs, then of the numbers, then of the sizes. An epoch is one taking of the
+mosaic's lease (``jobs/lease.py``): a writer that was stopped and wakes up in a later one adds rows before those of its
+successor, and overrides none. A merged part follows all that it is made of. It is put before those are removed, so a
+writer may be killed at any moment. What it leaves then is rows that come twice, and the last of them is the same. By
+name the order is the same too, so a listing that is under way while parts are merged meets the merged one last, and
+misses nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +28,17 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mapper.errors import MapperError, MosaicError
+from mapper.errors import MapperError, MosaicError, StoreError
+from mapper.failpoints import reach
 from mapper.storage import Folder
 
 Row = TypeVar("Row")
 
 FLUSH_EVERY_S = 1.0
 """What a killed driver forgets at most: tiles that it would do again."""
+
+AWAY_S = 300.0
+"""How long rows are kept in hand while the store does not take them."""
 
 MERGE = 64
 """Parts of one size that become one: a week of a part a second is then read in about 200 files, not in 600,000."""
@@ -49,12 +56,15 @@ BATCH_ROWS = 1 << 15
 RELISTED = 5
 """How often the folder is listed again because a part has been merged away: once an hour of a run, it is two."""
 
-_NAME = re.compile(r"part-(\d{6,})-(?:last-(\d{6,})-)?[0-9a-f]{8}\.parquet")
+_NAME = re.compile(r"part-(?:e(\d{6,})-)?(\d{6,})-(?:last-(\d{6,})-)?[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Part:
     """One file. Their order is that of the rows."""
+
+    epoch: int
+    """In which the last part in it was put."""
 
     number: int
     """Of the last part in it."""
@@ -101,7 +111,7 @@ class Parts:
                     fix="take it away",
                     file=f"{self._folder.url}/{name}",
                 )
-            parts.append(Part(int(known[1]), int(known[2] or 1), name))
+            parts.append(Part(int(known[1] or 0), int(known[2]), int(known[3] or 1), name))
         return sorted(parts)
 
     def newest_first(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -128,11 +138,8 @@ class Parts:
             folder=self._folder.url,
         )
 
-    def write(self, number: int, table: pa.Table, *, count: int = 1) -> Part:
-        """Put a part."""
-        merged = f"last-{count:06d}-" if count > 1 else ""
-        # The write id keeps two writers that should not both be here from replacing each other's parts.
-        part = Part(number, count, f"part-{number:06d}-{merged}{uuid.uuid4().hex[:8]}.parquet")
+    def write(self, part: Part, table: pa.Table) -> Part:
+        """Put a part. Putting it again is safe: it replaces itself, so nobody need know whether it arrived."""
         self._folder.write(part.name, to_parquet(table))
         return part
 
@@ -145,8 +152,8 @@ class Parts:
         with ThreadPoolExecutor(READERS) as hands:
             contents = hands.map(self._folder.read, [part.name for part in parts])
             tables = [pq.read_table(io.BytesIO(content), page_checksum_verification=True) for content in contents]
-            last = parts[-1].number
-            merged = self.write(last, pa.concat_tables(tables), count=last - min(part.first for part in parts) + 1)
+            count = max(part.number for part in parts) - min(part.first for part in parts) + 1
+            merged = self.write(new_part(parts[-1].epoch, parts[-1].number, count=count), pa.concat_tables(tables))
             list(hands.map(self._folder.remove, [part.name for part in parts]))
         return merged
 
@@ -193,29 +200,67 @@ class Parts:
 class Ledger(Generic[Row]):
     """Appends what happened, a part every second, and merges parts as they grow many."""
 
-    def __init__(self, parts: Parts, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: int = 0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """List what is there.
+
+        Args:
+            parts: to add to.
+            clock: seconds.
+            epoch: of the writer's lease; its rows come after all that are there in any case.
+            check: raises where the writer has lost its lease; asked before anything is put or removed.
+        """
+        self._parts, self._check = parts, check
         self._there = parts.listed()
         self._next = max((part.number for part in self._there), default=0) + 1
+        self._epoch = max([epoch, *(part.epoch for part in self._there)])
         self._clock = clock
         self._rows: list[Row] = []
+        self._put: Part | None = None
+        """What is put next; kept until it arrived, so that one whose answer was lost is not there twice."""
+
         self._flushed = clock()
+        self._failing_since: float | None = None
         self._merging = True
 
     def record(self, row: Row) -> None:
-        """Add one row; on disk within a second, if more come, or at ``flush``."""
+        """Add one row; on disk within a second, if more come, or at ``flush``. A store that does not answer is tried
+        again with the next row, for ``AWAY_S``; then its error is raised."""
         self._rows.append(row)
-        if self._clock() - self._flushed >= FLUSH_EVERY_S:
+        if self._clock() - self._flushed < FLUSH_EVERY_S:
+            return
+        try:
             self.flush()
+        except StoreError:
+            now = self._clock()
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            if now - self._failing_since >= AWAY_S:
+                raise
+            self._flushed = now
 
     def flush(self) -> None:
-        """Put what is not yet on disk as one part."""
+        """Put what is not yet on disk as one part. Where that fails, nothing is forgotten: flush again.
+
+        Raises:
+            BusyError: another writer has taken over.
+            StoreError, MosaicError, CredentialsError: it cannot be put.
+        """
         if self._rows:
+            self._check()
             schema = self._parts.schema
+            reach("before-ledger-part")
             columns = [pa.array([getattr(row, of.name) for row in self._rows], of.type) for of in schema]
-            self._there.append(self._parts.write(self._next, pa.Table.from_arrays(columns, schema=schema)))
+            self._put = self._put or new_part(self._epoch, self._next)
+            self._there.append(self._parts.write(self._put, pa.Table.from_arrays(columns, schema=schema)))
+            reach("after-ledger")
             self._next += 1
-            self._rows = []
+            self._rows, self._put, self._failing_since = [], None, None
             self._merge()
         self._flushed = self._clock()
 
@@ -228,6 +273,13 @@ class Ledger(Generic[Row]):
             self._there[chosen] = [self._parts.merge(self._there[chosen])]
         except (MapperError, OSError, pa.ArrowException):
             self._merging = False  # a part is damaged, or the store is: nothing is lost but speed, the parts stay
+
+
+def new_part(epoch: int, number: int, *, count: int = 1) -> Part:
+    """A part that is to be put, with a name of its own: two writers never replace each other's."""
+    order = f"e{epoch:06d}-{number:06d}" if epoch else f"{number:06d}"
+    merged = f"last-{count:06d}-" if count > 1 else ""
+    return Part(epoch, number, count, f"part-{order}-{merged}{uuid.uuid4().hex[:8]}.parquet")
 
 
 def to_merge(parts: Sequence[Part]) -> slice | None:

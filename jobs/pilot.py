@@ -153,7 +153,7 @@ def map_some(prepared: Prepared, cost: Estimate, count: int, *, watcher: Watcher
             wanted = dict.fromkeys(rows, tuple(range(len(setup.prompts))))
             begun = time.perf_counter()
             tasks = prepared.plan.tasks(wanted, written_sources=frozenset())
-            for outcome in outcomes(pool, tasks, policy=RetryPolicy(attempts=ATTEMPTS)):
+            for outcome in outcomes(pool, tasks, policy=RetryPolicy(attempts=ATTEMPTS, outage_s=0.0)):
                 seen.enter(outcome)
             seconds = time.perf_counter() - begun
         finally:

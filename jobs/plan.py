@@ -80,12 +80,6 @@ class Plan:
                 write_source=row not in written_sources,
             )
 
-    def key(self, row: int) -> str:
-        """What names a tile in every run of this mosaic: zone, step and shard."""
-        tiles = self.tiles
-        start = self.steps[tiles.step[row]].isoformat()
-        return f"{self.grids[tiles.grid[row]].name}/{start}/{tiles.row[row]}/{tiles.column[row]}"
-
     def pixel_km2(self, row: int) -> float:
         """Mean surface of a pixel of a tile, to 1e-4 of it."""
         tiles = self.tiles

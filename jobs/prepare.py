@@ -15,15 +15,15 @@ import yaml
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.hrefs import check_href
-from catalogs.items import items_from_stac
+from catalogs.hrefs import check_href, unsigned
+from catalogs.items import FIELDS, items_from_stac
 from catalogs.search import Query, StacItem, search
 from catalogs.sensors import display_range
-from catalogs.snapshot import freeze, thaw, thawed
+from catalogs.snapshot import freeze, thawed
 from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
 from jobs.grids import lay_grids, native_lattice
 from jobs.job import Job
-from jobs.ledger import RunFolder, run_names
+from jobs.ledger import RunFolder, reading_runs, run_names
 from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
@@ -76,16 +76,19 @@ def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepar
     window_px = models.window_px(spec.model.name)
     if folder.exists():
         tell(f"run {name} was planned before; going on with it")
-        return _known(job, folder, window_px)
-    earlier = _first_run_like(spec, wkb)
+        with reading_runs(folder.mosaic):
+            return _known(job, folder, window_px)
+    with reading_runs(folder.mosaic):
+        earlier = _first_run_like(spec, wkb)
+        frozen = earlier.items() if earlier is not None else b""
     if earlier is not None:
         tell(f"taking over the imagery of run {earlier.run}")
-        frozen = earlier.items()
-        documents = thaw(frozen)
+        items = _items(spec, thawed(frozen, fields=FIELDS))
     else:
         documents = _find(spec, area, window_px, tell)
+        items = _items(spec, documents)
         frozen = freeze(documents)
-    items = _items(spec, documents)
+        del documents
     if earlier is None:
         _look_at_one(spec, items, tell)
     plan = lay_plan(spec, items, area, window_px=window_px)
@@ -97,7 +100,7 @@ def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
     spec = job.spec
     area = shapely.from_wkb(folder.area())
     frozen = folder.items()
-    items = _items(spec, thawed(frozen))
+    items = _items(spec, thawed(frozen, fields=FIELDS))
     grids = lay_grids(spec, items, area)
     facts = folder.facts()
     plan = Plan(
@@ -110,7 +113,7 @@ def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
     return Prepared(job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True)
 
 
-def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str], None]) -> list[StacItem]:
+def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str], None]) -> Sequence[StacItem]:
     """All items a window of the area may look at, so that the answer does not depend on where the area ends."""
     query = Query(
         catalog=spec.imagery.catalog,
@@ -120,12 +123,15 @@ def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str
         filter=spec.imagery.filter,
         bands=spec.imagery.bands,
     )
-    resolution_m = spec.grid.resolution_m
-    tell(f"searching {spec.imagery.catalog}")
-    if resolution_m is None:
-        resolution_m = _metres(_items(spec, search(query)))
-    # A window that touches the area with one corner looks furthest with the opposite one.
-    return search(replace(query, area=grown(area, math.sqrt(2) * window_px * resolution_m)))
+    tell(f"searching {unsigned(spec.imagery.catalog)}")
+
+    def seen_from(resolution_m: float) -> BaseGeometry:
+        # A window that touches the area with one corner looks furthest with the opposite one.
+        return grown(area, math.sqrt(2) * window_px * resolution_m)
+
+    if spec.grid.resolution_m is not None:
+        return search(replace(query, area=seen_from(spec.grid.resolution_m)))
+    return search(query, around=lambda document: seen_from(_metres(_items(spec, [document]))))
 
 
 def _metres(items: Sequence[Item]) -> float:
@@ -280,7 +286,7 @@ def check_room(mosaic: str) -> None:
 def unmake(mosaic: str, engine: EngineName, grids: Sequence[Grid]) -> None:
     """Take away a mosaic that this process has made and in which nothing was mapped: what we put there, no more."""
     trees = {level.path.partition("/")[0] for grid in grids for level in grid.pyramid()}
-    state_folder(mosaic, engine=engine).remove_tree(["runs", "lease.json", ".lease.lock"])
+    state_folder(mosaic, engine=engine).remove_tree(["runs", "lease.json", "epoch.json", ".lease.lock"])
     Folder(mosaic).remove_tree(REPOSITORY if engine == "icechunk" else ["zarr.json", *sorted(trees)])
 
 

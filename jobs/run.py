@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
+from jobs.attach import failure_facts, follow
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import FINISHED, RunFolder, run_names
+from jobs.ledger import FINISHED, RunFolder, reading_runs, run_names
 from jobs.prepare import (
     Prepared,
     check_output,
@@ -23,11 +24,14 @@ from jobs.prepare import (
     setup_for,
     unmake,
 )
+from jobs.repair import mend_run_files
+from jobs.repair import repair as repair_all
 from jobs.session import Session, begin, conclude, ended_before, register
-from jobs.standing import standing
+from jobs.standing import Redo, standing
 from jobs.summary import Summary
 from jobs.watch import Silent, Watcher
-from mapper.errors import MapperError, ModelError
+from mapper.errors import BusyError, MapperError, ModelError, ResourceError
+from mapper.failpoints import reach
 from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelTask, build_shard
@@ -43,6 +47,7 @@ class Run:
         watcher: Watcher,
         *,
         retry: bool,
+        repair: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.prepared = prepared
@@ -50,6 +55,7 @@ class Run:
         self._make_pool = make_pool
         self._watcher = watcher
         self._retry = retry
+        self._repair = repair
         self._clock = clock
         self._stop = threading.Event()
         self._summary: Summary | None = None
@@ -82,16 +88,24 @@ class Run:
 
     def _go(self) -> None:
         try:
-            self._summary = _execute(
-                self.prepared,
-                self._make_pool,
-                self._watcher,
-                self._stop.is_set,
-                retry=self._retry,
-                clock=self._clock,
+            self._summary = (
+                repair_all(self.prepared, self._execute, self._watcher.say)
+                if self._repair
+                else self._execute(self.prepared, None)
             )
         except BaseException as error:  # raised again in ``wait``, in the caller's thread
             self._error = error
+
+    def _execute(self, prepared: Prepared, redo: Redo | None) -> Summary:
+        return _execute(
+            prepared,
+            self._make_pool,
+            self._watcher,
+            self._stop.is_set,
+            retry=self._retry,
+            redo=redo,
+            clock=self._clock,
+        )
 
 
 def start(
@@ -102,11 +116,24 @@ def start(
     local: bool = False,
     watcher: Watcher | None = None,
     retry: bool = False,
+    repair: bool = False,
+    insecure_ray: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Run:
-    """Plan if needed, and start or resume. Arguments as in ``Job.run``; a prepared job is not searched again, and what
-    is spent is reckoned by the clock."""
+    """Plan if needed, and start or resume; where another driver runs this job already, follow it to its end.
+
+    Args:
+        job: what to map; a prepared one is not searched again.
+        gpus, address, local, insecure_ray: as in ``Job.run``.
+        watcher: who is told how it gets on.
+        retry: take tiles again that were given up.
+        repair: read the whole mosaic back first, and do again what is damaged.
+        clock: what is spent is reckoned by it.
+    """
+    reach("run-begins")
     watcher = watcher or Silent()
+    if repair:
+        mend_run_files(job.job if isinstance(job, Prepared) else job, watcher.say)
     prepared = job if isinstance(job, Prepared) else prepare(job, tell=watcher.say)
     compute = prepared.job.spec.compute
     wanted_gpus = gpus if gpus is not None else compute.gpus
@@ -123,9 +150,10 @@ def start(
             workers=None if wanted_gpus == "auto" else wanted_gpus,
             readers=None if compute.readers == "auto" else compute.readers,
             address=address,
+            insecure_ray=insecure_ray,
         )
 
-    return Run(prepared, make_pool, watcher, retry=retry, clock=clock)
+    return Run(prepared, make_pool, watcher, retry=retry, repair=repair, clock=clock)
 
 
 def _execute(
@@ -135,26 +163,53 @@ def _execute(
     stopped: Callable[[], bool],
     *,
     retry: bool,
+    redo: Redo | None,
     clock: Callable[[], float],
 ) -> Summary:
     started = clock()
-    if prepared.saved and not retry and (ended := ended_before(prepared)) is not None:
-        watcher.say(f"run {prepared.run} is finished; nothing to do")
-        return ended
-    output = prepared.job.spec.output
-    lease = Lease(output.mosaic, prepared.run, engine=output.engine)
-    lease.refuse_if_held()  # before the mosaic is looked at: its driver may be making it just now
-    _check_place(prepared)
-    with lease, _put_right(prepared, fresh=not Mosaic.exists(output.mosaic)):
-        prepared = _planned(prepared)
-        mosaic = open_output(prepared)
-        todo = standing(prepared, mosaic, retry=retry)
-        session = begin(prepared, mosaic, todo, watcher, clock)
-        if not todo.wanted and not stopped():
-            _build_levels(session)
-        elif not stopped() and not session.meter.used_up:
-            _map(session, make_pool, watcher, stopped)
-        return conclude(session, interrupted=stopped(), seconds=clock() - started)
+    done_before = not retry and redo is None
+    while True:
+        if prepared.saved and done_before and (ended := ended_before(prepared)) is not None:
+            watcher.say(f"run {prepared.run} is finished; nothing to do")
+            return ended
+        output = prepared.job.spec.output
+        lease = Lease(output.mosaic, prepared.run, engine=output.engine)
+        # Before the mosaic is looked at: its driver may be making it just now.
+        followed = follow(prepared, lease, watcher, stopped, refuse=lambda: _check_place(prepared))
+        if followed is not None and followed.summary is not None and (done_before or stopped()):
+            return followed.summary
+        _check_place(prepared)
+        fresh = not Mosaic.exists(output.mosaic)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lease)
+            except BusyError:  # another began in the same moment: it is followed, or refuses us
+                continue
+            held.enter_context(_put_right(prepared, fresh=fresh))
+            reach("lease-taken")
+            session = _session(prepared, lease, watcher, retry=retry, redo=redo, clock=clock)
+            if not session.todo.wanted and not stopped():
+                _build_levels(session)
+            elif not stopped() and not session.meter.used_up:
+                _map(session, make_pool, watcher, stopped)
+            return conclude(session, interrupted=stopped(), seconds=clock() - started)
+
+
+def _session(
+    prepared: Prepared,
+    lease: Lease,
+    watcher: Watcher,
+    *,
+    retry: bool,
+    redo: Redo | None,
+    clock: Callable[[], float],
+) -> Session:
+    """What is left to do, and the books opened."""
+    prepared = _planned(prepared)
+    mosaic = open_output(prepared)
+    with reading_runs(mosaic.url):
+        todo = standing(prepared, mosaic, retry=retry, redo=redo)
+    return begin(prepared, mosaic, todo, watcher, clock, lease)
 
 
 def _check_place(prepared: Prepared) -> None:
@@ -210,6 +265,8 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
             if not isinstance(outcome.task, LevelTask):
                 meter.over()
             session.books.enter(outcome)
+    except ResourceError as error:  # of the pool itself: nobody is left who could take a tile
+        session.lost = error
     finally:
         session.books.close()
 
@@ -228,13 +285,15 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
     """Where a run ends in an error, leave nothing if it mapped nothing; else its files say that it stopped."""
     try:
         yield
+    except BusyError:  # another driver has taken the mosaic over: its files are that one's now
+        raise
     except MapperError as error:
         folder = prepared.folder
         if fresh and not folder.begun():
             output = prepared.job.spec.output
             unmake(output.mosaic, output.engine, prepared.plan.grids)
         elif folder.exists():
-            facts = folder.facts() | {"state": "stopped", "error": str(error)}
+            facts = folder.facts() | {"state": "stopped", "error": str(error), "failure": failure_facts(error)}
             folder.save_facts(facts)
             counts = folder.counts()
             finished = sum(counts[state] for state in FINISHED)

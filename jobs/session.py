@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cluster.telemetry import WorkerSample
 from jobs.books import Books, Tally
 from jobs.budget import Meter
+from jobs.lease import Lease
 from jobs.prepare import Prepared
 from jobs.registry import Registry, RunRow
 from jobs.standing import Standing
@@ -44,6 +48,11 @@ class Session:
     books: Books
     meter: Meter
     device: str = ""
+    lost: MapperError | None = None
+    """What left the run without workers before its end."""
+
+    may_write: Callable[[], None] = lambda: None
+    """Raises where another driver has taken the mosaic over."""
 
     @property
     def planned(self) -> int:
@@ -56,12 +65,15 @@ class Session:
         return self.planned - len(self.todo.wanted)
 
     def save(self, **facts: Any) -> None:
-        """Put more facts into ``run.json``."""
+        """Put more facts into ``run.json``, unless another driver has taken the mosaic over."""
+        self.may_write()
         self.facts |= facts
         self.prepared.folder.save_facts(self.facts)
 
 
-def begin(prepared: Prepared, mosaic: Mosaic, todo: Standing, watcher: Watcher, clock: Callable[[], float]) -> Session:
+def begin(
+    prepared: Prepared, mosaic: Mosaic, todo: Standing, watcher: Watcher, clock: Callable[[], float], lease: Lease
+) -> Session:
     """The books opened, and the files of the run say that it is under way."""
     compute, earlier = prepared.job.spec.compute, prepared.folder.facts()
     planned = int(earlier["planned"]) if "planned" in earlier else len(todo.wanted)
@@ -81,8 +93,9 @@ def begin(prepared: Prepared, mosaic: Mosaic, todo: Standing, watcher: Watcher, 
         todo=todo,
         facts=earlier | {"planned": planned},
         tally=tally,
-        books=Books(prepared, mosaic, todo, tally, watcher),
+        books=Books(prepared, mosaic, todo, tally, watcher, held=lease),
         meter=meter,
+        may_write=lease.check,
     )
     meter.keep = lambda usd: _keep_spending(session, usd)
     session.save(state="running")
@@ -109,7 +122,10 @@ def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
         *({"tile": name, "error": error, "cause": cause} for name, error, cause in tally.levels),
     )
     behind = session.books.levels_behind
-    state = _ending(bool(problems), left > 0 or behind, interrupted=interrupted, used_up=meter.used_up)
+    unfinished = left > 0 or behind
+    state = _ending(
+        bool(problems), unfinished, interrupted=interrupted, used_up=meter.used_up, lost=session.lost is not None
+    )
     if state in ENDED:
         session.facts["tag"] = session.mosaic.tag(f"run-{prepared.run}")
     worked_s = tally.ended - tally.begun
@@ -121,12 +137,12 @@ def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
         seconds=round(seconds, 3),
         worked_tiles=tally.worked,
         seam=tally.seam if tally.seam is not None else session.facts.get("seam"),
-        verified_tiles=_read_back(prepared),
+        verified_tiles=_read_back(prepared, session.todo.redone),
         problems=problems,
         workers=tuple(_worker(sample, worked_s) for sample in tally.telemetry.samples()),
         device=session.device,
         spent_usd=round(meter.spent_usd, 6),
-        stopped=meter.says(left) if state == "out-of-budget" else "",
+        stopped=_why(session, state, left),
     )
     session.save(
         state=state,
@@ -140,8 +156,19 @@ def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
     return summary
 
 
-def _ending(problems: bool, unfinished: bool, *, interrupted: bool, used_up: bool) -> str:
+def _why(session: Session, state: str, left: int) -> str:
+    """Why it ended before its end; empty where it did not."""
+    if state == "out-of-budget":
+        return session.meter.says(left)
+    if state == "stopped" and session.lost is not None:
+        return f"{str(session.lost).rstrip('.')}. {left} tiles are left; `resmap run` goes on with them"
+    return ""
+
+
+def _ending(problems: bool, unfinished: bool, *, interrupted: bool, used_up: bool, lost: bool) -> str:
     """The state in which a run is left. One that was stopped when nothing was left to do is finished all the same."""
+    if unfinished and lost:
+        return "stopped"
     if unfinished and interrupted:
         return "interrupted"
     if unfinished and used_up:
@@ -149,13 +176,13 @@ def _ending(problems: bool, unfinished: bool, *, interrupted: bool, used_up: boo
     return "quarantined" if problems else "done"
 
 
-def _read_back(prepared: Prepared) -> int:
-    """How many tiles were read back, and are what was written.
+def _read_back(prepared: Prepared, redone: NDArray[np.int64]) -> int:
+    """How many tiles were read back, and are what was written: some of all, or those that were repaired.
 
     Raises:
         VerifyError: some are not.
     """
-    report = verify_run(prepared.folder, sample=SAMPLE_TILES)
+    report = verify_run(prepared.folder, sample=SAMPLE_TILES, rows=redone if len(redone) else None)
     if report.bad:
         raise VerifyError(
             f"{len(report.bad)} of {report.checked} tiles read back are not what was written",
@@ -178,16 +205,16 @@ def ended_before(prepared: Prepared) -> Summary | None:
         return None
     if facts.get("levels_behind") or prepared.folder.counts()["failed"]:
         return None
-    past = facts["summary"]
-    return Summary(
-        **{
-            **past,
-            "seconds": 0.0,
-            "worked_tiles": 0,
-            "problems": tuple(past["problems"]),
-            "workers": tuple(past["workers"]),
-        }
-    )
+    past = summary_in(facts)
+    return None if past is None else replace(past, seconds=0.0, worked_tiles=0)
+
+
+def summary_in(facts: Mapping[str, Any]) -> Summary | None:
+    """How the last sitting of a run ended, as its file says; None where it does not."""
+    past = facts.get("summary")
+    if not isinstance(past, dict):
+        return None
+    return Summary(**{**past, "problems": tuple(past["problems"]), "workers": tuple(past["workers"])})
 
 
 def _worker(sample: WorkerSample, elapsed: float) -> dict[str, Any]:

@@ -9,19 +9,37 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from catalogs.hrefs import unsigned
+from jobs.job_file import read_document
 from mapper.errors import SpecError
 from mapper.models.fetch import check_address
+from mapper.names import plain
 from mapper.prompts import LONGEST_EXPRESSION, Prompt
 from mapper.storage import EngineName
 
-LARGEST_FILE_BYTES = 4 * 1024 * 1024
+MOST_PROMPTS = 1000
+"""Each is asked of every window and has arrays of its own."""
+
+MOST_WORKERS = 100_000
+_MOST_FAULTS = 12
+"""Told at once: the rest mostly follow from the first."""
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("is blank, or has characters that cannot be printed")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""Text that can stand in a message, a path or an address."""
 
 
 class _Section(BaseModel):
@@ -32,7 +50,7 @@ class Area(_Section):
     """Where to map: exactly one of the three, in longitude and latitude."""
 
     bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
-    geojson: str | None = Field(None, description="file (relative to the job file) or URL of a GeoJSON document")
+    geojson: Line | None = Field(None, description="file (relative to the job file) or URL of a GeoJSON document")
     wkt: str | None = Field(None, description="a POLYGON or MULTIPOLYGON")
 
     @model_validator(mode="after")
@@ -41,6 +59,11 @@ class Area(_Section):
             raise ValueError("give exactly one of bbox, geojson, wkt")
         if self.bbox is not None:
             west, south, east, north = self.bbox
+            if -180 <= east < west <= 180 and -90 <= south < north <= 90:
+                raise ValueError(
+                    "bbox is [west, south, east, north] in degrees, west < east and south < north; for one across the "
+                    "antimeridian, give a wkt: MULTIPOLYGON with the part on either side"
+                )
             if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
                 raise ValueError("bbox is [west, south, east, north] in degrees, west < east and south < north")
         return self
@@ -63,24 +86,30 @@ class Scale(_Section):
 class Imagery(_Section):
     """Which pictures."""
 
-    catalog: str = Field(description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL")
-    collections: tuple[str, ...] = Field((), description="their ids; empty takes all of the catalog")
+    catalog: Line = Field(description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL")
+    collections: tuple[Line, ...] = Field((), max_length=1000, description="their ids; empty takes all of the catalog")
     datetime: str | None = Field(None, description="as in STAC: one time, or begin/end, .. for open")
     filter: str | None = Field(None, description='CQL2 text, such as "eo:cloud_cover < 20"')
-    bands: tuple[str, ...] = Field(
+    bands: tuple[Line, ...] = Field(
         ("red", "green", "blue"),
         min_length=1,
+        max_length=256,
         description='asset keys, or band names inside one asset ("image:1")',
     )
     scale: Scale | None = None
     time_step: Literal["all", "scene", "day", "week", "month", "season", "year"] = "all"
     composite: Literal["first", "latest", "median", "least-cloudy"] = "first"
 
+    @field_validator("datetime", mode="before")
+    @classmethod
+    def _a_year_is_a_text(cls, given: object) -> object:
+        return str(given) if type(given) is int and 0 < given < 10_000 else given
+
 
 class GridSpec(_Section):
     """Which pixels."""
 
-    crs: str = Field(
+    crs: Annotated[str, Field(max_length=20_000)] = Field(
         "native", description="native (the items' own), utm (one group a zone), or a code such as EPSG:32645"
     )
     resolution_m: float | None = Field(None, gt=0, description="side of a pixel; the imagery's own where crs is native")
@@ -92,7 +121,7 @@ class GridSpec(_Section):
         if self.crs == "native" and self.resolution_m is not None:
             raise ValueError("crs: native takes the imagery's own resolution; leave resolution_m out, or name a CRS")
         if self.crs != "native" and self.resolution_m is None:
-            raise ValueError(f"crs: {self.crs} needs a resolution_m")
+            raise ValueError(f"crs: {self.crs[:60]} needs a resolution_m")
         if self.shard_px % self.chunk_px:
             raise ValueError(f"shard_px {self.shard_px} is not a multiple of chunk_px {self.chunk_px}")
         return self
@@ -153,7 +182,7 @@ class WindowSpec(_Section):
 class Output(_Section):
     """Where the mosaic goes."""
 
-    mosaic: str = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
+    mosaic: Line = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
     engine: EngineName = Field(
         "zarr", description="zarr: opens everywhere; icechunk: every run a version, seen whole or not at all"
     )
@@ -168,8 +197,8 @@ class Output(_Section):
 class Compute(_Section):
     """How much machinery; none of it changes a pixel."""
 
-    gpus: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    readers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+    gpus: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_WORKERS)] = "auto"
+    readers: Literal["auto"] | Annotated[int, Field(ge=0, le=MOST_WORKERS)] = Field(
         "auto", description="actors that read for the GPU workers, a core each; auto places some where GPUs lack cores"
     )
     batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
@@ -196,11 +225,11 @@ class Monitor(_Section):
 class JobSpec(_Section):
     """One job: an area, imagery, sentences, a model and a place for the map."""
 
-    name: str = Field(min_length=1, max_length=100)
+    name: Line = Field(min_length=1, max_length=100)
     area: Area
     imagery: Imagery
     grid: GridSpec = GridSpec()
-    prompts: tuple[PromptSpec, ...] = Field(min_length=1)
+    prompts: tuple[PromptSpec, ...] = Field(min_length=1, max_length=MOST_PROMPTS)
     model: Model = Model()
     windows: WindowSpec = WindowSpec()
     output: Output
@@ -209,10 +238,13 @@ class JobSpec(_Section):
 
     @model_validator(mode="after")
     def _prompts_differ(self) -> JobSpec:
-        names = [prompt.name for prompt in self.prompts]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        count = Counter(map(_seen, (prompt.name for prompt in self.prompts)))
+        twice = sorted({prompt.name for prompt in self.prompts if count[_seen(prompt.name)] > 1})
         if twice:
-            raise ValueError(f"two prompts are named {', '.join(twice)}; a name is a coordinate and must be unique")
+            raise ValueError(
+                f"two prompts are named {', '.join(twice[:4])}; "
+                "a name is a coordinate and must be unique, to the eye too"
+            )
         return self
 
     def prompt_values(self) -> tuple[Prompt, ...]:
@@ -226,25 +258,7 @@ def read_spec(path: Path) -> JobSpec:
     Raises:
         SpecError: it is missing, no YAML, or not a job; every fault is named with its place.
     """
-    try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise SpecError(
-                f"the job file has more than {LARGEST_FILE_BYTES // 2**20} MB",
-                fix="put areas into a file of their own",
-                file=path,
-            )
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"the job file cannot be read: {error.strerror}", fix="check its path", file=path) from error
-    except UnicodeDecodeError as error:
-        raise SpecError("the job file is not UTF-8 text", fix="save it as UTF-8", file=path) from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise SpecError(f"the job file is not YAML{line}", fix="check its indentation and quotes", file=path) from error
-    return spec_from(document, source=str(path))
+    return spec_from(read_document(path), source=str(path))
 
 
 def spec_from(document: object, *, source: str = "job") -> JobSpec:
@@ -260,13 +274,20 @@ def spec_from(document: object, *, source: str = "job") -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        faults = [_fault(entry) for entry in error.errors(include_url=False)]
+        entries = error.errors(include_url=False, include_input=False)
+        faults = [_fault(entry)[:300] for entry in entries[:_MOST_FAULTS]]
+        if len(entries) > _MOST_FAULTS:
+            faults.append(f"and {len(entries) - _MOST_FAULTS} more faults")
         raise SpecError("; ".join(faults), fix="`resmap schema` lists every key", file=source) from error
 
 
 def canonical(spec: JobSpec) -> dict[str, Any]:
-    """The job as plain values, defaults filled in."""
-    return spec.model_dump(mode="json", by_alias=True)
+    """The job as plain values, defaults filled in, no address with what signs it: it is kept with the run."""
+    fields = spec.model_dump(mode="json", by_alias=True)
+    for section, name in (("area", "geojson"), ("imagery", "catalog"), ("model", "weights")):
+        if isinstance(address := fields[section].get(name), str):
+            fields[section][name] = unsigned(address)
+    return fields
 
 
 def answer_key(spec: JobSpec, *, area_wkb: bytes) -> str:
@@ -286,12 +307,12 @@ def run_id(spec: JobSpec, *, area_wkb: bytes) -> str:
             "mosaic": spec.output.mosaic,
         }
     )
-    return f"{slug(spec.name)}-{digest[:10]}"
+    return f"{plain(spec.name) or 'job'}-{digest[:10]}"
 
 
-def slug(name: str) -> str:
-    """A name made safe for paths: at most 40 of a-z, 0-9 and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-") or "job"
+def _seen(name: str) -> str:
+    """What people see of a name: in one spelling of Unicode, blanks as one."""
+    return unicodedata.normalize("NFC", " ".join(name.split()))
 
 
 def _digest(value: object) -> str:
@@ -301,12 +322,16 @@ def _digest(value: object) -> str:
 def _fault(entry: Any) -> str:
     """One pydantic error as a clause: where, what, and the nearest key for a misspelt one."""
     place = (
-        ".".join(str(part) for part in entry["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
+        ".".join(
+            str(part)[:60]
+            for part in entry["loc"]
+            if part not in ("int", "literal['auto']", "constrained-int", "[key]")
+        )
         or "job"
     )
     if entry["type"] == "extra_forbidden":
         *parents, wrong = entry["loc"]
-        near = difflib.get_close_matches(str(wrong), _keys(parents), n=1)
+        near = difflib.get_close_matches(str(wrong)[:60], _keys(parents), n=1)
         return f"{place} is not a key" + (f" (did you mean {near[0]}?)" if near else "")
     if entry["type"] == "missing":
         return f"{place} is missing"
@@ -320,7 +345,10 @@ def _keys(parents: list[Any]) -> list[str]:
     for part in parents:
         if isinstance(part, int):
             continue
-        annotation = section.model_fields[part].annotation
+        found = next((known for name, known in section.model_fields.items() if part in (name, known.alias)), None)
+        if found is None:
+            return []
+        annotation = found.annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if section is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from mapper.mosaic import Mosaic
 
 if TYPE_CHECKING:
     from jobs.prepare import Prepared
+
+Place: TypeAlias = Mapping[str, int]
+"""Position of each name along an axis."""
 
 IN_HAND = 4096
 """Rows that are Python numbers at a time, where a million are gone through."""
@@ -101,6 +104,20 @@ class _WantedItems(ItemsView[int, tuple[int, ...]]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Redo:
+    """What is done again though a ledger calls it finished: it was found to be damaged."""
+
+    tiles: NDArray[np.int64]
+    """Rows of the plan."""
+
+    shards: NDArray[np.int32]
+    """Of coarser levels: ``(shard, 5)``, level, grid, step, row, column."""
+
+    only: bool = False
+    """Whether these tiles alone are done, and an unfinished run stays so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Standing:
     """How far all runs of a mosaic have come with what one job asks."""
 
@@ -116,14 +133,19 @@ class Standing:
     built: BuiltShards
     """What stands on coarser levels."""
 
+    redone: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Rows that are mapped again because they were found to be damaged."""
 
-def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool) -> Standing:
+
+def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool, redo: Redo | None = None) -> Standing:
     """Read the ledgers of all runs of this mosaic.
 
     Args:
         prepared: the job and its plan.
         mosaic: where it writes.
         retry: whether tiles given up before are taken again.
+        redo: what this run has recorded and must do again. A tile lacks all prompts then that it recorded: its next
+            row in the ledger has to speak of all of them.
     """
     plan = prepared.plan
     position = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
@@ -136,17 +158,26 @@ def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool) -> Standing:
         folder = prepared.folder if own else RunFolder(mosaic.url, name)
         rows = None if own else rows_of(folder, plan)
         for batch in folder.last_words("state", "prompts"):
+            if own and redo is not None:
+                batch = batch.filter(pa.array(~np.isin(batch.column("tile").to_numpy(), redo.tiles)))
             _enter(batch, rows, position, finished, sources)
             if own and not retry:
                 lost = pc.is_in(batch.column("state"), value_set=pa.array(["quarantined"]))
                 given_up[batch.filter(lost).column("tile").to_numpy()] = True
         built += _built(folder, plan, position)
+    if redo is not None:
+        sources[redo.tiles] = False
+        built = [_without(batch, redo.shards) for batch in built]
     here = [position[prompt.name] for prompt in prepared.job.spec.prompts]
+    missing = ~finished[here] & ~given_up
+    if redo is not None and redo.only:
+        missing &= np.isin(np.arange(len(plan.tiles)), redo.tiles)
     return Standing(
-        wanted=Wanted(~finished[here] & ~given_up, here),
+        wanted=Wanted(missing, here),
         sources=Rows(sources),
         finished=finished,
         built=BuiltShards.of(built),
+        redone=np.empty(0, np.int64) if redo is None else redo.tiles,
     )
 
 
@@ -184,7 +215,7 @@ def _positions(theirs: Sequence[Any], ours: Sequence[Any]) -> NDArray[np.int32]:
 def _enter(
     batch: pa.RecordBatch,
     rows: NDArray[np.int64] | None,
-    position: Mapping[str, int],
+    position: Place,
     finished: Flags,
     sources: Flags,
 ) -> None:
@@ -196,31 +227,57 @@ def _enter(
         done, row = done.filter(pa.array(row >= 0)), row[row >= 0]
     sources[row] = True
     prompts, times = _prompts(done, position)
-    finished[prompts, np.repeat(row, times)] = True
+    known = prompts >= 0
+    finished[prompts[known], np.repeat(row, times)[known]] = True
 
 
-def _prompts(batch: pa.RecordBatch, position: Mapping[str, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Positions of the prompts of all rows, one after another, and how many each row has."""
+def tile_rows(batch: pa.RecordBatch, position: Place) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Prompt by prompt, by position: the rows of the plan whose entries in a batch of a ledger speak of it."""
+    prompts, times = _prompts(batch, position)
+    tiles = np.repeat(batch.column("tile").to_numpy(), times)
+    for prompt in position.values():
+        yield prompt, tiles[prompts == prompt]
+
+
+def _without(built: NDArray[np.int32], shards: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Batches of ``BuiltShards`` without what stands of some shards."""
+    wide = max(int(built[:5].max(initial=0)), int(shards.max(initial=0))) + 1
+    keys, gone = (np.ravel_multi_index(list(of.astype(np.int64)), [wide] * 5) for of in (built[:5], shards.T))
+    return built[:, ~np.isin(keys, gone)]
+
+
+def _prompts(batch: pa.RecordBatch, position: Place) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Positions of the prompts of all rows, one after another, -1 for unknown ones, and how many each row has."""
     lists = batch.column("prompts")
     names = lists.flatten()
-    known = np.array([position[name] for name in names.dictionary.to_pylist()] or [0], np.int32)
+    known = np.array([position.get(name, -1) for name in names.dictionary.to_pylist()] or [0], np.int32)
     return known[names.indices.to_numpy(zero_copy_only=False)], lists.value_lengths().to_numpy(zero_copy_only=False)
 
 
-def _built(folder: RunFolder, plan: Plan, position: Mapping[str, int]) -> list[NDArray[np.int32]]:
+def _built(folder: RunFolder, plan: Plan, position: Place) -> list[NDArray[np.int32]]:
     """What a run put on coarser levels, in the order recorded: batches with columns as ``BuiltShards`` has them."""
     grids = {grid.name: number for number, grid in enumerate(plan.grids)}
     steps = {step.isoformat(): number for number, step in enumerate(plan.steps)}
     found = []
     for batch in folder.built("prompts", "tiles"):
         for begin in reversed(range(0, len(batch), IN_HAND)):
-            found.append(_shards(batch.slice(begin, IN_HAND), grids, steps, position))
+            found.append(level_rows(batch.slice(begin, IN_HAND), grids, steps, position)[0])
     return found[::-1]
 
 
-def _shards(
-    batch: pa.RecordBatch, grids: Mapping[str, int], steps: Mapping[str, int], position: Mapping[str, int]
-) -> NDArray[np.int32]:
+def level_rows(batch: pa.RecordBatch, grids: Place, steps: Place, position: Place) -> tuple[NDArray[np.int32], Flags]:
+    """Shards of coarser levels that were put, as numbers.
+
+    Args:
+        batch: of a run's ``built``, with its ``prompts`` and ``tiles``.
+        grids: position of each zone by its name.
+        steps: position of each time step by its moment.
+        position: of each prompt by its name.
+
+    Returns:
+        ``(column, row)``, a row a shard and prompt, columns as ``BuiltShards`` has them; and which of all rows these
+        are: whatever speaks of another zone, step or prompt is left out.
+    """
     words = pc.split_pattern(batch.column("key"), "/").flatten()
     name, moment, *numbers = (words.take(pa.array(np.arange(n, len(words), 5))) for n in range(5))
     level, row, column = (of.cast(pa.int32()).to_numpy() for of in numbers)
@@ -228,10 +285,11 @@ def _shards(
     tiles = batch.column("tiles").flatten().cast(pa.int32()).to_numpy()
     shards = np.stack([level, _numbered(name, grids), _numbered(moment, steps), row, column])
     columns = np.concatenate([np.repeat(shards, times, axis=1), [prompts, tiles]])
-    return np.asarray(columns[:, (columns[1] >= 0) & (columns[2] >= 0)])
+    kept = np.asarray((columns[[1, 2, 5]] >= 0).all(axis=0))
+    return np.asarray(columns[:, kept]), kept
 
 
-def _numbered(texts: pa.Array, position: Mapping[str, int]) -> NDArray[np.int32]:
+def _numbered(texts: pa.Array, position: Place) -> NDArray[np.int32]:
     """Position of each text; -1 where it has none."""
     coded = texts.dictionary_encode()
     known = np.array([position.get(text, -1) for text in coded.dictionary.to_pylist()] or [0], np.int32)

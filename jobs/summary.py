@@ -14,7 +14,7 @@ class Summary:
     run: str
     mosaic: str
     state: str
-    """done · quarantined (finished, some tiles given up) · interrupted · out-of-budget."""
+    """done · quarantined (finished, some tiles given up) · interrupted · out-of-budget · stopped (no worker left)."""
 
     tiles: Mapping[str, int]
     """planned, done, nodata, failed, quarantined."""
@@ -47,6 +47,8 @@ class Summary:
             return 130
         if self.state == "out-of-budget":
             return 6
+        if self.state == "stopped":
+            return 1
         return 4 if self.problems else 0
 
     def as_json(self) -> dict[str, Any]:

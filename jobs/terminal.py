@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mapper.errors import MapperError
+from mapper.errors import MapperError, told
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -22,10 +22,9 @@ def print_json(value: Any) -> None:
 def complain(error: MapperError) -> None:
     """What happened, where, and what to do about it, on stderr."""
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[bold red]error:[/] {plain(error.what)}", highlight=False)
-    place = ", ".join(f"{key} {value}" for key, value in error.where.items() if value not in (None, ""))
-    if place:
-        console.print(f"  where: {plain(place)}", highlight=False)
+    console.print(f"[bold red]error:[/] {plain(told(error.what, 2000))}", highlight=False)
+    if error.place:
+        console.print(f"  where: {plain(error.place)}", highlight=False)
     if error.fix:
         console.print(f"  do:    {plain(error.fix)}", highlight=False)
 

@@ -28,6 +28,7 @@ from zarr.errors import GroupNotFoundError, ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from mapper.errors import MosaicError, QuestionError
+from mapper.patience import HASTY, PATIENT, patiently
 from mapper.shards import Shard, ShardCodec, each_shard
 from mapper.storage import EngineName, has_repository, is_local, plain_store, store_failure
 
@@ -162,7 +163,8 @@ class ZarrEngine:
 
     name: EngineName = "zarr"
 
-    def __init__(self, root: zarr.Group) -> None:
+    def __init__(self, url: str, root: zarr.Group) -> None:
+        self._url = url
         self._tree = Tree(root)
 
     @classmethod
@@ -171,7 +173,7 @@ class ZarrEngine:
         if is_local(url) and not Path(url.removeprefix("file://")).is_dir():
             return None  # zarr would make the folder
         try:
-            return cls(_root(plain_store(url, read_only=not writable)))
+            return cls(url, _root(plain_store(url, read_only=not writable)))
         except (GroupNotFoundError, FileNotFoundError):
             return None
 
@@ -186,7 +188,7 @@ class ZarrEngine:
             return there
         if not url.startswith("memory://") and has_repository(url):
             raise FileExistsError(url)
-        return cls(zarr.create_group(plain_store(url, read_only=False), zarr_format=3, overwrite=False))
+        return cls(url, zarr.create_group(plain_store(url, read_only=False), zarr_format=3, overwrite=False))
 
     def half_made(self) -> bool:
         """Whether the root says nothing yet, and only trees of a mosaic are in it."""
@@ -210,7 +212,14 @@ class ZarrEngine:
         before = sync(_documents(store, [f"{path}zarr.json" for path in paths]))
         draft = MemoryStore(dict(before))
         act(zarr.open_group(draft, mode="r+", zarr_format=3, use_consolidated=False))
-        sync(_put_changed(draft, before, store))
+
+        def put() -> None:
+            try:
+                sync(_put_changed(draft, before, store))
+            except Exception as error:  # every store's library has errors of its own
+                raise store_failure(error, self._url, "written") from error
+
+        patiently(put, HASTY if is_local(self._url) else PATIENT)
         self._tree = Tree(_root(store))
 
     def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> None:

@@ -16,16 +16,18 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import zarr
 from zarr.errors import GroupNotFoundError
 
 from mapper.engines import Snapshot, Tree
 from mapper.errors import BusyError, MosaicError, QuestionError
+from mapper.failpoints import reach
 from mapper.icechunk_storage import FIRST_SNAPSHOT, icechunk, make_repository, open_repository
+from mapper.patience import BRIEF, HASTY, PATIENT, Done, Patience, patiently
 from mapper.shards import Shard
-from mapper.storage import EngineName
+from mapper.storage import EngineName, is_local, store_failure
 
 if TYPE_CHECKING:
     from icechunk import ForkSession, Repository, Session
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 _MARK = "__resmap_commit"
 """Key in a commit's metadata under which it says which commit it is. Keys of icechunk's own begin so, too."""
 
-_NO_SNAPSHOT = ("invalid snapshot id", "not found", "NoSuchKey")
-"""How icechunk, which has one class for all errors, and the stores beneath it say that an id is of no snapshot."""
+_NOT_THERE = ("invalid snapshot id", "not found", "NoSuchKey")
+"""How icechunk, which has one class for most errors, and the stores beneath it say that there is no such thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,42 +71,52 @@ class IcechunkEngine:
     @classmethod
     def open(cls, url: str, *, writable: bool, at: str | None = None) -> IcechunkEngine | None:
         """The repository that is there, or None."""
-        repository = open_repository(url)
-        if repository is None:
-            return None
-        seen = _see(repository.readonly_session("main")) if at is None else _see_at(repository, at, url)
-        return cls(url, repository, seen, writable=writable and at is None)
+
+        def found() -> IcechunkEngine | None:
+            repository = open_repository(url)
+            if repository is None:
+                return None
+            seen = _see(repository, url) if at is None else _see_at(repository, at, url)
+            return cls(url, repository, seen, writable=writable and at is None)
+
+        return _asking(found, url, "opened")
 
     @classmethod
     def make(cls, url: str) -> IcechunkEngine:
         """A repository without nodes, or the one that a killed ``create`` has left."""
-        there = cls.open(url, writable=True)
-        if there is None:
-            repository = make_repository(url)
-            return cls(url, repository, _Seen(FIRST_SNAPSHOT, None), writable=True)
-        if there.half_made():
-            return there
-        raise FileExistsError(url)
+
+        def made() -> IcechunkEngine:
+            there = cls.open(url, writable=True)
+            if there is None:
+                repository = make_repository(url)
+                return cls(url, repository, _Seen(FIRST_SNAPSHOT, None), writable=True)
+            if there.half_made():
+                return there  # a try before this one may have made it
+            raise FileExistsError(url)
+
+        return _asking(made, url, "made", PATIENT)
 
     def half_made(self) -> bool:
         """Whether nothing was ever committed to it, nor branched or tagged."""
-        repository = self._repository
-        return (
-            self._seen.snapshot == FIRST_SNAPSHOT
-            and repository.list_branches() == {"main"}
-            and not repository.list_tags()
-        )
+        return self._seen.snapshot == FIRST_SNAPSHOT and _asking(self._untouched, self._url, "opened")
+
+    def _untouched(self) -> bool:
+        return self._repository.list_branches() == {"main"} and not self._repository.list_tags()
 
     def reading(self) -> Tree:
         """As in ``Engine``: one small request where it is open for writing, none where it stays at one snapshot."""
-        seen = self._seen
-        if self._writable and (tip := self._repository.lookup_branch("main")) != seen.snapshot:
-            seen = self._seen = _see(self._repository.readonly_session(snapshot_id=tip))
+        seen = _asking(self._latest, self._url, "read") if self._writable else self._seen
         if seen.tree is None:
             raise MosaicError(
                 "this icechunk repository is not a resmap mosaic", fix="choose another output.mosaic", mosaic=self._url
             )
         return seen.tree
+
+    def _latest(self) -> _Seen:
+        seen, tip = self._seen, self._repository.lookup_branch("main")
+        if tip != seen.snapshot:
+            seen = self._seen = _see(self._repository, self._url, tip)
+        return seen
 
     def put(self, shards: Sequence[Shard]) -> bytes:
         """As in ``Engine``. A fork in which a shard has failed is not used again: half a tile is in it."""
@@ -121,11 +133,11 @@ class IcechunkEngine:
     def change(self, act: Callable[[zarr.Group], None], message: str) -> None:
         """As in ``Engine``: one commit."""
         with self._lock:
-            session, self._held = self._repository.writable_session("main"), None
-            act(zarr.open_group(session.store, mode="a", zarr_format=3, use_consolidated=False))
+            session, self._held = self._patiently(self._session, "changed"), None
+            act(_root(self._repository, session, "a"))
             snapshot = self._settle(session, message, {})
             self._forks.clear()  # they know the old shapes
-            self._seen = _see(self._repository.readonly_session(snapshot_id=snapshot))
+            self._seen = _asking(lambda: _see(self._repository, self._url, snapshot), self._url, "read")
 
     def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> str | None:
         """As in ``Engine``. None where there was nothing to commit.
@@ -135,8 +147,10 @@ class IcechunkEngine:
                 was opened or last committed. Nothing is committed then.
         """
         with self._lock:
-            session, self._held = self._held or self._repository.writable_session("main"), None
+            session, self._held = self._held or self._patiently(self._session, "committed"), None
+            reach("before-commit")
             session.merge(*(_fork_in(receipt) for receipt in receipts))
+            reach("mid-commit")
             if session.has_uncommitted_changes:
                 return self._settle(session, message, metadata)
             self._held = session
@@ -144,16 +158,22 @@ class IcechunkEngine:
 
     def tag(self, name: str) -> str:
         """As in ``Engine``. A tag never moves: where the name stands for something older, a number is added to it."""
+        return self._patiently(lambda: self._tag(name), "tagged")
+
+    def _tag(self, name: str) -> str:
         tip, tags = self._repository.lookup_branch("main"), self._repository.list_tags()
         if (last := _newest(tags, name)) is not None:
             if self._repository.lookup_tag(last) == tip:
-                return last
+                return last  # a try before this one may have made it
             name = f"{name}.{_number(last, name) + 1}"
         self._repository.create_tag(name, tip)
         return name
 
     def snapshots(self) -> list[Snapshot]:
         """As in ``Engine``: one small request a commit."""
+        return _asking(self._history, self._url, "read")
+
+    def _history(self) -> list[Snapshot]:
         tags = {tag: self._repository.lookup_tag(tag) for tag in sorted(self._repository.list_tags())}
         until = {"branch": "main"} if self._writable else {"snapshot_id": self._seen.snapshot}
         return [
@@ -168,23 +188,41 @@ class IcechunkEngine:
             if info.id != FIRST_SNAPSHOT
         ]
 
+    def _session(self) -> Session:
+        return self._repository.writable_session("main")
+
     def _fork(self) -> _Fork:
         session = self._repository.writable_session("main").fork()
-        root = zarr.open_group(session.store, mode="r+", zarr_format=3, use_consolidated=False)
-        return _Fork(session, Tree(root))
+        return _Fork(session, Tree(_root(self._repository, session, "r+")))
 
     def _settle(self, session: Session, message: str, metadata: Mapping[str, Any]) -> str:
-        """Commit, and be sure of it: an answer that was lost looks like a conflict, and is looked up in the history."""
-        ice, base, mark = icechunk(), session.snapshot_id, uuid.uuid4().hex
+        """Commit, and be sure of it. A store that is away is waited for, with all that was merged into the session."""
+        base, mark, tried = session.snapshot_id, uuid.uuid4().hex, False
+
+        def commit() -> str:
+            nonlocal tried
+            there = self._marked(mark, base) if tried else None
+            tried = True
+            return there or self._commit(session, message, {**metadata, _MARK: mark}, base)
+
+        snapshot = self._patiently(commit, "committed")
+        with contextlib.suppress(Exception):  # what is committed is committed; asked for again when it is needed
+            self._held = self._repository.writable_session("main")
+        return snapshot
+
+    def _commit(self, session: Session, message: str, metadata: Mapping[str, Any], base: str) -> str:
+        """One try. An answer that was lost looks like a conflict, or like a failure, and is looked up in the history.
+
+        Raises:
+            BusyError: it is a conflict.
+        """
+        ice = icechunk()
         try:
-            snapshot = session.commit(message, {**metadata, _MARK: mark}, rebase_with=ice.ConflictDetector())
-        except Exception as error:
-            with contextlib.suppress(Exception):  # the store may be away still: then the first error tells it
-                for info in self._repository.ancestry(branch="main"):
-                    if info.metadata.get(_MARK) == mark:
-                        return info.id
-                    if info.id == base:
-                        break
+            snapshot = session.commit(message, dict(metadata), rebase_with=ice.ConflictDetector())
+            reach("commit-before-answer")
+        except Exception as error:  # icechunk has one class for most of its errors, and others for conflicts
+            if (there := self._marked(metadata[_MARK], base)) is not None:
+                return there
             if isinstance(error, ice.ConflictError | ice.RebaseFailedError):
                 raise BusyError(
                     "another process has written the same part of this mosaic",
@@ -192,17 +230,67 @@ class IcechunkEngine:
                     mosaic=self._url,
                 ) from error
             raise
-        with contextlib.suppress(Exception):  # what is committed is committed; asked for again when it is needed
-            self._held = self._repository.writable_session("main")
         return snapshot
 
+    def _marked(self, mark: str, base: str) -> str | None:
+        """The snapshot since ``base`` that bears this mark; None where there is none."""
+        for info in self._repository.ancestry(branch="main"):
+            if info.metadata.get(_MARK) == mark:
+                return info.id
+            if info.id == base:
+                break
+        return None
 
-def _see(session: Session) -> _Seen:
+    def _patiently(self, act: Callable[[], Done], said: str) -> Done:
+        return _asking(act, self._url, said, PATIENT)
+
+
+class _IcechunkTree(Tree):
+    """Asks again where icechunk gives up at once."""
+
+    def __init__(self, url: str, root: zarr.Group, *, snapshot: str) -> None:
+        super().__init__(root, snapshot=snapshot)
+        self._url = url
+
+    def get(self, shards: Sequence[Shard]) -> None:
+        _asking(lambda: super(_IcechunkTree, self).get(shards), self._url, "read")
+
+
+def _asking(act: Callable[[], Done], url: str, said: str, patience: Patience = BRIEF) -> Done:
+    """What an act returns, once the store lets it; on a disk of this machine, at once or never.
+
+    What is not there, and what is there and damaged, does not get better: such errors rise as they are.
+    """
+
+    def told() -> Done:
+        try:
+            return act()
+        except icechunk().IcechunkError as error:
+            if any(sentence in str(error) for sentence in _NOT_THERE):
+                raise
+            raise store_failure(error, url, said) from error
+
+    return patiently(told, HASTY if is_local(url) else patience)
+
+
+def _root(repository: Repository, session: Session | ForkSession, mode: Literal["r", "r+", "a"]) -> zarr.Group:
+    """The root group.
+
+    Of a snapshot that could not be fetched, icechunk says that it holds no such node; with mode ``a`` zarr would then
+    make an empty one. So it is fetched before, where a failure is an error, and icechunk keeps it.
+    """
+    repository.lookup_snapshot(session.snapshot_id)
+    return zarr.open_group(session.store, mode=mode, zarr_format=3, use_consolidated=False)
+
+
+def _see(repository: Repository, url: str, snapshot: str | None = None) -> _Seen:
+    """One snapshot, or the tip of the branch ``main``."""
+    session = repository.readonly_session("main" if snapshot is None else None, snapshot_id=snapshot)
     try:
-        root = zarr.open_group(session.store, mode="r", zarr_format=3, use_consolidated=False)
+        root = _root(repository, session, "r")
     except GroupNotFoundError:
         return _Seen(session.snapshot_id, None)
-    return _Seen(session.snapshot_id, Tree(root, snapshot=session.snapshot_id))
+    return _Seen(session.snapshot_id, _IcechunkTree(url, root, snapshot=session.snapshot_id))
 
 
 def _fork_in(receipt: bytes) -> ForkSession:
@@ -222,10 +310,10 @@ def _see_at(repository: Repository, at: str, url: str) -> _Seen:
         snapshot = at if found is None else repository.lookup_tag(found)
         repository.lookup_snapshot(snapshot)
     except Exception as error:
-        if found is None and any(sentence in str(error) for sentence in _NO_SNAPSHOT):
+        if found is None and any(sentence in str(error) for sentence in _NOT_THERE):
             raise unknown from error
         raise
-    seen = _see(repository.readonly_session(snapshot_id=snapshot))
+    seen = _see(repository, url, snapshot)
     if seen.tree is None:  # before it was a mosaic
         raise unknown
     return seen

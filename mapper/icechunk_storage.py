@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mapper.errors import MosaicError
+from mapper.patience import FIRST_BACKOFF_MS, ICE_ATTEMPTS, LONGEST_BACKOFF_MS, SILENCE_S
 from mapper.storage import Folder, has_repository, is_local
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def open_repository(url: str) -> Repository | None:
         return None  # icechunk would make the folder, or panic
     storage = storage_at(url)
     try:
-        found: Repository = icechunk().Repository.open(storage)
+        found: Repository = icechunk().Repository.open(storage, config=_requests())
     except Exception:  # icechunk has one class for all errors
         if not icechunk().Repository.exists(storage):
             return None
@@ -74,6 +75,16 @@ def make_repository(url: str) -> Repository:
     return made
 
 
+def _requests() -> RepositoryConfig:
+    """How often one request is made; all else as the repository says. What it says is read before, in ten tries."""
+    ice = icechunk()
+    retries = ice.StorageRetriesSettings(
+        max_tries=ICE_ATTEMPTS, initial_backoff_ms=FIRST_BACKOFF_MS, max_backoff_ms=LONGEST_BACKOFF_MS
+    )
+    made: RepositoryConfig = ice.RepositoryConfig(storage=ice.StorageSettings(retries=retries))
+    return made
+
+
 def config() -> RepositoryConfig:
     """How a mosaic's repository keeps its manifests; stored with it, and heeded by all who open it."""
     ice = icechunk()
@@ -91,6 +102,7 @@ def config() -> RepositoryConfig:
     made: RepositoryConfig = ice.RepositoryConfig(
         caching=ice.CachingConfig(num_chunk_refs=CACHED_REFS),
         manifest=ice.ManifestConfig(splitting=splitting, preload=no_preload),
+        storage=_requests().storage,
     )
     return made
 
@@ -139,6 +151,7 @@ def _s3(bucket: str, prefix: str) -> Storage:
         endpoint_url=endpoint,
         allow_http=bool(endpoint and endpoint.startswith("http://")),
         force_path_style=endpoint is not None,  # servers other than Amazon's rarely know buckets by host name
+        network_stream_timeout_seconds=round(settings.get("config_kwargs", {}).get("read_timeout", SILENCE_S)),
         anonymous=anonymous or None,
         from_env=not anonymous or None,
     )

@@ -21,10 +21,10 @@ import rasterio
 from rasterio.enums import Resampling
 
 from mapper.develop import Develop, Untouched
-from mapper.errors import AssetError
 from mapper.grid import BLOCK_PX, Lattice, PixelBox
 from mapper.imagery import Asset, Band, Valid
 from mapper.kept import Kept
+from mapper.limits import check_source
 from mapper.open_files import SHARING, OpenFiles
 from mapper.raster import GDAL_OPTIONS, Cell, Raster, Raw
 from mapper.warp import WarpSource, warp_cell, warp_source
@@ -87,19 +87,13 @@ class Loader:
 
         Returns:
             The cells that touch the box. Where there is none the file shows nothing. The future, or those in it, raise
-            ``AssetError``, ``rasterio.errors.RasterioError``, ``CRSError`` or ``ValueError`` where the file is bad, and
-            whatever ``develop`` raises.
+            ``AssetError`` or one of ``mapper.raster.UNREADABLE`` where the file is bad, or what ``develop`` raises.
         """
         asset = bands[0].asset
 
         def begin() -> Parts:
             raster = self._files.get(asset).raster
-            for band in bands:
-                if not 1 <= band.index <= raster.count:
-                    raise AssetError(
-                        f"band {band.index} was asked of a file that has {raster.count}",
-                        fix="correct imagery.bands in the job file",
-                    )
+            raster.check(bands)
             offset = raster.offset_on(lattice)
             if offset is None:
                 return self._warped(raster, bands, lattice, box, resampling, develop)
@@ -142,6 +136,8 @@ class Loader:
                 try:
                     source = warp_source(raster, lattice, place.box, resampling)
                     parts = []
+                    if source is not None:
+                        check_source(np.dtype(raster.dtypes[bands[0].index - 1]), len(bands), source.shape)
                     if source is not None and source.step == 1:
                         parts = self._cells(raster, bands, source.box, Untouched())
                 except BaseException as error:

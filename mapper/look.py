@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mapper.failpoints import reach
 from mapper.grid import PixelBox
 from mapper.imagery import Pixels
 from mapper.masks import Blend
@@ -64,6 +65,7 @@ class Model:
         Raises:
             ModelError: it refuses a sentence.
         """
+        reach("before-infer")
         if prompts not in self._texts:
             self._texts[prompts] = self._segmenter.encode_text([self._prompts[p].expression for p in prompts])
         text = self._texts[prompts]
@@ -145,6 +147,7 @@ class Gathered:
             look = self._looks.popleft()
             begun = clock.perf_counter()
             answer = look.answer.result()
+            reach("after-infer")
             self.asked_s += clock.perf_counter() - begun
             self._blend.add(look.window, answer.logits)
             self.reused += look.reused

@@ -9,9 +9,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from rasterio.features import rasterize
+from shapely import box
 from shapely.geometry.base import BaseGeometry
 
 from mapper.composite import box_around
+from mapper.failpoints import reach
 from mapper.grid import BLOCK_PX, Grid, Lattice, PixelBox, Tile, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem, Valid, View
 from mapper.look import Ask, Gathered, Model
@@ -231,11 +233,13 @@ class TileMapper:
 
     def read(self, task: TileTask) -> TileView:
         """All that the windows of what is asked look at; no more than that where there is nothing to see."""
+        reach("before-read")
         started = clock.perf_counter()
         asked = asked_pixels(self._setup.areas.get(task.grid.name), task)
         part = box_around(asked, task.tile.core)
         frame = self._windows.frame(part) if task.items and not part.empty else part
         view = self._reader.read(task.items, task.grid.lattice, frame)
+        reach("after-read")
         inside = asked[part.within(task.tile.core)]
         return TileView(part=part, frame=frame, view=view, asked=inside, seconds=clock.perf_counter() - started)
 
@@ -294,6 +298,7 @@ class TileMapper:
             source[here] = np.where(seen.asked, seen.view.source[seen.part.within(seen.frame)], NO_SOURCE)
         layers = TileLayers(mask=mask, score=score, source=source, prompts=task.prompts)
         written = self._mosaic.write(task.grid, task.tile, task.time, layers)
+        reach("after-put")
         observed_px = int((mask[0] < UNOBSERVED).sum())
         return TileResult(
             id=task.id,
@@ -334,7 +339,14 @@ def asked_pixels(area: BaseGeometry | None, task: TileTask) -> Valid:
 
 def outline(area: BaseGeometry, lattice: Lattice, cell: PixelBox) -> Valid:
     """``(y, x)`` over a lattice cell: True where the pixel's centre lies in an area of the lattice's CRS."""
+    # A country's outline has a hundred thousand corners, of which a cell sees a few. A pixel of margin: where the area
+    # only touches the frame, what they share is a line or a point, and those would be burnt as well.
+    part = area.intersection(
+        box(*lattice.bounds(PixelBox(cell.top - 1, cell.left - 1, cell.bottom + 1, cell.right + 1)))
+    )
+    if part.is_empty:
+        return np.zeros(cell.shape, np.bool_)
     burnt = rasterize(
-        [(area, PRESENT)], out_shape=cell.shape, transform=lattice.transform(cell), fill=ABSENT, dtype=np.uint8
+        [(part, PRESENT)], out_shape=cell.shape, transform=lattice.transform(cell), fill=ABSENT, dtype=np.uint8
     )
     return np.asarray(burnt == PRESENT)

@@ -30,7 +30,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from mapper.engines import Engine, Snapshot, Tree, find_engine, make_engine, open_engine
-from mapper.errors import MosaicError
+from mapper.errors import MosaicError, VerifyError
 from mapper.grid import Grid, PixelBox, Tile
 from mapper.imagery import Source
 from mapper.layout import (
@@ -252,7 +252,7 @@ class Mosaic:
         """Mask and score ``(y, x)`` of one tile and prompt, and the source, as stored.
 
         Raises:
-            StoreError: as ``layer``.
+            VerifyError, StoreError: as ``layer``.
         """
         mask = self.layer(grid, "mask", tile.core, time=time, prompt=prompt)
         score = self.layer(grid, "score", tile.core, time=time, prompt=prompt)
@@ -274,9 +274,10 @@ class Mosaic:
             ``(y, x)``.
 
         Raises:
-            StoreError: a shard is truncated or fails its checksum. Under zarr one that is missing reads as unmapped,
+            VerifyError: a shard is truncated or fails its checksum. Under zarr one that is missing reads as unmapped,
                 and so may one that is empty: shards that are gaps all over are never stored, so only the ledger's
                 checksums tell. Under icechunk one that is missing is an error.
+            StoreError: the store does not answer.
         """
         inside = box.intersection(grid.box)
         axes = (time,) if name == "source" else (prompt, time)
@@ -293,8 +294,15 @@ class Mosaic:
             else:  # a window into shards: only the chunks that it touches
                 out[inside.within(box)] = array[*axes, *inside.within(grid.box)]
         except Exception as error:
-            touched = " ".join(tile.name for tile in grid.tiles_in(inside))
-            raise store_failure(error, self.url, "read", layer=f"{grid.path}/{name}", tile=touched) from error
+            where = {"layer": f"{grid.path}/{name}", "tile": " ".join(tile.name for tile in grid.tiles_in(inside))}
+            if isinstance(error, ValueError | RuntimeError):  # as all codecs say it; it is no better at the next try
+                raise VerifyError(
+                    f"what is stored there is damaged: {error}",
+                    fix="`resmap verify --full` tells what else is, and `resmap run JOB --repair` maps it again",
+                    mosaic=self.url,
+                    **where,
+                ) from error
+            raise store_failure(error, self.url, "read", **where) from error
         return out
 
     def is_stored(self, grid: Grid, tile: Tile, *, time: int, prompt: int) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-import rasterio
 from rasterio.enums import Resampling
 
 from mapper.composite import FirstSeen, Layer, median
@@ -22,7 +21,7 @@ from mapper.errors import AssetError, SpecError
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import Asset, Item, PlacedItem, Valid, View
 from mapper.loading import CACHE_BYTES, Loader, Parts, reading_threads
-from mapper.raster import Raw, read_failure
+from mapper.raster import UNREADABLE, Raw, read_failure
 
 
 class Reader(Protocol):
@@ -158,10 +157,8 @@ class _Look:
             raise AssetError(error.what, fix=error.fix, item=item_id, asset=self.asset.href) from error
         except SpecError as error:
             raise SpecError(error.what, fix=error.fix, item=item_id) from error
-        except rasterio.errors.RasterioError as error:
+        except UNREADABLE as error:
             raise read_failure(error, self.asset, item_id) from error
-        except (rasterio.errors.CRSError, ValueError) as error:
-            raise AssetError(f"the file cannot be placed: {error}", item=item_id, asset=self.asset.href) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

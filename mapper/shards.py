@@ -27,6 +27,8 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from mapper.errors import GridError, MosaicError
+from mapper.failpoints import reach
+from mapper.patience import REQUEST_S
 
 SHARDS_AT_ONCE = 8
 """Of one call, as bytes in memory: so much it takes beside the pixels."""
@@ -77,13 +79,18 @@ class ShardCodec:
 
         Raises:
             GridError: as ``encode``.
+            TimeoutError: the store has not taken it in ``REQUEST_S``.
         """
+        reach("before-encode")
         content = await asyncio.to_thread(self.encode, shard)
+        reach("after-encode")
         target = self._path(shard)
-        if content is None:
-            await target.delete()
-        else:
-            await target.set(default_buffer_prototype().buffer.from_bytes(content))
+        async with asyncio.timeout(REQUEST_S):
+            if content is None:
+                await target.delete()
+            else:
+                await target.set(default_buffer_prototype().buffer.from_bytes(content))
+        reach("mid-put")
 
     async def get(self, shard: Shard) -> None:
         """Fill the pixels of a shard with what is stored: one request. One that is not stored is a gap all over.
@@ -91,9 +98,11 @@ class ShardCodec:
         Raises:
             GridError: as ``encode``.
             ValueError, RuntimeError: it is damaged.
+            TimeoutError: the store has not given it in ``REQUEST_S``.
         """
         # From its first byte on, and not simply all of it: s3fs asks for the length of a whole object first.
-        content = await self._path(shard).get(default_buffer_prototype(), OffsetByteRequest(0))
+        async with asyncio.timeout(REQUEST_S):
+            content = await self._path(shard).get(default_buffer_prototype(), OffsetByteRequest(0))
         await asyncio.to_thread(self.decode, None if content is None else content.to_bytes(), shard)
 
     def encode(self, shard: Shard) -> bytes | None:

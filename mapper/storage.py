@@ -10,6 +10,7 @@ the way the store's own tools find them; nothing of them passes through here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 import uuid
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zarr.storage import FsspecStore, LocalStore
 
 from mapper.errors import CredentialsError, MapperError, MosaicError, StoreError
+from mapper.failpoints import reach
+from mapper.patience import BODY_ATTEMPTS, HASTY, REQUEST_S, Patience, asked_to_wait, patiently, s3_options
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -38,6 +41,10 @@ _REFUSALS = frozenset(
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
         "ExpiredToken",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "CredentialRetrievalError",
+        "TokenRetrievalError",
         "an error occurred while loading credentials",
         "no providers in chain provided credentials",
     )
@@ -46,6 +53,9 @@ _REFUSALS = frozenset(
 
 _NO_PLACE = ("Permission denied (os error", "Not a directory (os error", "Read-only file system")
 """How a local disk says so through a library that has no exceptions of Python's."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_SAID = tuple(f"(os error {number})" for number in _NO_ROOM)
 
 
 def is_local(url: str) -> bool:
@@ -57,10 +67,28 @@ def plain_store(url: str, *, read_only: bool) -> LocalStore | FsspecStore:
     """The store of a Zarr tree at a path or URL. Nothing is made or looked at yet."""
     if is_local(url):
         return LocalStore(url.removeprefix("file://"), read_only=read_only)
-    try:  # no listing is remembered: what another process has made since would be missing from it
-        return FsspecStore.from_url(url, storage_options={"use_listings_cache": False}, read_only=read_only)
+    fs, path = _file_system(url, asynchronous=True)
+    if not fs.async_impl:
+        return FsspecStore.from_url(url, read_only=read_only)  # it makes such a store wait in a thread
+    return FsspecStore(fs, path=path, read_only=read_only)
+
+
+def _file_system(url: str, *, asynchronous: bool = False) -> tuple[AbstractFileSystem, str]:
+    """What fsspec knows of a URL, and the path in it; how often it asks and how long it listens is said to it."""
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if not is_local(url):
+        # No listing is remembered: what another process has made since would be missing from it.
+        options = {"use_listings_cache": False, **({"asynchronous": True} if asynchronous else {})}
+    ours = url.startswith(("s3://", "s3a://"))
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **options, **(s3_options() if ours else {}))
     except (ValueError, ImportError) as error:
         raise _no_such_store(error, url) from error
+    if ours:
+        fs.retries = BODY_ATTEMPTS
+    return fs, path
 
 
 def open_store(url: str, *, mode: Literal["r"] = "r", at: str | None = None) -> Store:
@@ -91,10 +119,10 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Mapp
     """
     if isinstance(error, MapperError):
         return error
-    said = f"{type(error).__name__}: {error}"
+    said = f"{_code(error)}: {error}"
     if isinstance(error, FileExistsError) or "ContainsGroup" in said or "clean prefixes" in said:
         return MosaicError("something else is already there", fix="choose another output.mosaic", mosaic=url, **where)
-    refused = type(error).__name__ in _REFUSALS or any(name in said for name in _REFUSALS)
+    refused = any(name in said for name in _REFUSALS)
     if refused or (isinstance(error, PermissionError) and not is_local(url)):
         return CredentialsError(
             f"the store refuses us: {_gist(error)}", fix="check the credentials of this store", mosaic=url, **where
@@ -109,12 +137,32 @@ def store_failure(error: Exception, url: str, act: str, **where: object) -> Mapp
         )
     if "bucket does not exist" in said or "NoSuchBucket" in said:
         return MosaicError("the bucket does not exist", fix="make it, or correct output.mosaic", mosaic=url, **where)
+    if getattr(error, "errno", None) in _NO_ROOM or any(name in said for name in _NO_ROOM_SAID):
+        return StoreError(
+            f"the mosaic could not be {act}: there is no room left",
+            fix="make room, and run the job again: finished tiles are kept",
+            mosaic=url,
+            **where,
+        )
+    if (wait_s := asked_to_wait(error)) is not None:
+        where["wait_s"] = wait_s
     return StoreError(
         f"the mosaic could not be {act}: {type(error).__name__}: {_gist(error)}",
         fix="run the job again: finished tiles are kept",
         mosaic=url,
         **where,
     )
+
+
+def _code(error: BaseException | None) -> str:
+    """What an error and its causes are called: by Python, and by the store, whose word s3fs leaves out."""
+    names = []
+    while error is not None:
+        response = getattr(error, "response", None)
+        names += [type(error).__name__]
+        names += [str(response.get("Error", {}).get("Code", ""))] if isinstance(response, dict) else []
+        error = error.__cause__
+    return " ".join(names)
 
 
 def _gist(error: Exception) -> str:
@@ -130,18 +178,19 @@ def _no_such_store(error: Exception, url: str) -> MosaicError:
     return MosaicError(f"no store can be opened at this URL: {error}", fix="use a path, s3://, gs:// or az://", url=url)
 
 
-def state_folder(mosaic: str, *, engine: EngineName | None = None) -> Folder:
+def state_folder(mosaic: str, *, engine: EngineName | None = None, patience: Patience = HASTY) -> Folder:
     """Where what is known of a mosaic beyond its pixels is kept: its runs, and who writes it now.
 
     Args:
         mosaic: its path or URL; it need not exist yet.
         engine: which it has or will have. None: whichever is there, of which one request tells a Zarr tree and a few
             more a repository; zarr where neither is.
+        patience: as in ``Folder``.
     """
     url = mosaic.rstrip("/")
     if (engine or _engine_at(url)) == "icechunk":
-        return Folder(f"{url}.resmap")
-    return Folder(url).child(".resmap")
+        return Folder(f"{url}.resmap", patience=patience)
+    return Folder(url, patience=patience).child(".resmap")
 
 
 def _engine_at(url: str) -> EngineName:
@@ -159,19 +208,20 @@ def has_repository(url: str) -> bool:
 class Folder:
     """A folder of small files, on this machine or in a bucket; every write is whole or absent."""
 
-    def __init__(self, url: str) -> None:
-        import fsspec
+    def __init__(self, url: str, *, patience: Patience = HASTY) -> None:
+        """Look at nothing yet.
 
+        Args:
+            url: its path or URL; it need not exist.
+            patience: how long a write waits for a store that is away. A disk of this machine is never waited for.
+        """
         self.url = url.rstrip("/")
-        self._fs: AbstractFileSystem
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise _no_such_store(error, url) from error
+        self._patience = HASTY if is_local(self.url) else patience
+        self._fs, self._path = _file_system(self.url)
 
     def child(self, name: str) -> Folder:
-        """A folder in it."""
-        return Folder(f"{self.url}/{name}")
+        """A folder in it, as patient."""
+        return Folder(f"{self.url}/{name}", patience=self._patience)
 
     def read(self, name: str) -> bytes:
         """A file of it.
@@ -185,39 +235,46 @@ class Folder:
         return bytes(content)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file, in place of one of the same name.
+        """Put a file, in place of one of the same name. What was put and not answered is put again: the same bytes.
 
         Raises:
             MosaicError, CredentialsError, StoreError: as ``store_failure`` says.
         """
         path = posixpath.join(self._path, name)
-        try:
-            self._put(path, content)
-        except Exception as error:  # every store's library has errors of its own
-            raise store_failure(error, self.url, "written") from error
+
+        def put() -> None:
+            with self._told("written", missing=True):
+                self._put(path, content)
+
+        patiently(put, self._patience)
 
     @contextlib.contextmanager
-    def _told(self, act: str) -> Iterator[None]:
-        """Errors of the store in our words; a file that is not there stays one."""
+    def _told(self, act: str, *, missing: bool = False) -> Iterator[None]:
+        """Errors of the store in our words; a file that is not there stays one, unless ``missing`` is one, too."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:  # every store's library has errors of its own
+            if isinstance(error, FileNotFoundError) and not missing:
+                raise
             raise store_failure(error, self.url, act) from error
 
     def _put(self, path: str, content: bytes) -> None:
-        if is_local(self.url):
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        if not is_local(self.url):
+            self._fs.pipe_file(path, content, **({"timeout": REQUEST_S} if self._fs.async_impl else {}))
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
             with draft.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            reach("file-drafted")
             draft.replace(target)
-        else:
-            self._fs.pipe_file(path, content)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
     def names(self, pattern: str = "*") -> list[str]:
         """Names of its files, in order; none where there is no folder."""
@@ -234,15 +291,13 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Take a file away; nothing happens where there is none."""
-        try:
+        with contextlib.suppress(FileNotFoundError), self._told("tidied"):
             self._fs.rm_file(posixpath.join(self._path, name))
-        except FileNotFoundError:
-            return
 
     def remove_tree(self, names: Sequence[str]) -> None:
         """Take these files and folders of it away, and itself if nothing else is in it."""
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), self._told("tidied"):
                 self._fs.rm(posixpath.join(self._path, name), recursive=True)
         if is_local(self.url):
             with contextlib.suppress(OSError):  # somebody's files are in it

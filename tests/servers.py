@@ -321,7 +321,7 @@ def _wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # refused, or too slow to answer while the machine is busy
             time.sleep(0.02)
     raise RuntimeError(f"{program} does not answer: {log.read_text()[-2000:]}")
 

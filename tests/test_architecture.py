@@ -56,9 +56,9 @@ def test_a_layer_leaves_to_others_what_is_theirs(path: Path) -> None:
     assert not tops & STRANGERS[path.parts[0]]
 
 
-def test_only_the_ray_pool_and_its_readers_know_ray_in_the_cluster() -> None:
+def test_only_the_ray_pool_its_cluster_and_its_readers_know_ray_in_the_cluster() -> None:
     users = {str(path) for path in MODULES if path.parts[0] == "cluster" and "ray" in set(imported(path))}
-    assert users == {"cluster/ray_pool.py", "cluster/readers.py"}
+    assert users == {"cluster/ray_cluster.py", "cluster/ray_pool.py", "cluster/readers.py"}
 
 
 def described() -> set[str]:

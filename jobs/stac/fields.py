@@ -19,12 +19,13 @@ from typing import Any, Literal
 from pystac import Asset, MediaType
 from pystac.extensions.classification import Classification
 
-from mapper.exports.chosen import iso, slug
+from mapper.exports.chosen import iso
 from mapper.exports.cog_header import MEANINGS, colour_table
 from mapper.grid import Grid, PixelBox
 from mapper.imagery import NO_SOURCE
 from mapper.masks import SCORE_ONE, UNMAPPED
 from mapper.mosaic import Mosaic
+from mapper.names import slug
 from mapper.pixel_area import pixel_area_m2
 from mapper.prompts import Prompt
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from datetime import UTC, datetime
 
 from mapper.errors import QuestionError
 from mapper.grid import Grid
 from mapper.mosaic import Mosaic
+from mapper.names import slug
 from mapper.questions.asking import LATEST, When, prompts_of, time_of
 from mapper.questions.places import did_you_mean
 
@@ -63,12 +62,6 @@ def file_stem(*, prompt: str | None = None, time: datetime, zone: str = "") -> s
     """
     parts = ["" if prompt is None else slug(prompt), f"{time.astimezone(UTC):%Y%m%dT%H%M%SZ}", zone]
     return "_".join(filter(None, parts))
-
-
-def slug(name: str) -> str:
-    """A name made safe for paths and ids: at most 40 of a-z, 0-9 and hyphens, and 10 digits of its SHA-256."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
-    return "-".join(filter(None, (plain, hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10])))
 
 
 def iso(moment: datetime) -> str:

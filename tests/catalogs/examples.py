@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from catalogs.documents import absolute, table_items
+from catalogs.documents import absolute
+from catalogs.tables import Table
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "stac"
 
@@ -78,7 +79,7 @@ def real_items() -> dict[str, list[dict[str, Any]]]:
     lines = real("naip/items.ndjson").read_text().splitlines()
     found["naip"] = [json.loads(line) for line in lines]
     table = real("sentinel-2/1000-sentinel-2-items.parquet")
-    found["sentinel-2 table"] = table_items(table.read_bytes(), str(table)).items
+    found["sentinel-2 table"] = list(Table(table.read_bytes(), str(table)).items())
     found["sentinel-2 json"] = json.loads(real("sentinel-2/item-collection.json").read_text())["features"]
     for path in sorted(REAL.glob("stactools-*/**/*.json")):
         doc = json.loads(path.read_text())

@@ -214,6 +214,26 @@ class TestAnApi:
             assert len(ours) > 10
             assert names(f"{url}/collections/naip", collections=(), area=area, datetime="2019/2021") == ours
 
+    def test_a_search_that_widens_asks_for_one_item_and_then_for_all(self) -> None:
+        routes = {"/search": page(*SCENES), "/collections/fields": {}}
+        with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
+            query = Query(catalog=api.url, collections=("fields",), area=HERE)
+            found = search(query, fetch=QUICK, around=lambda doc: box(*doc["bbox"]).buffer(15))
+            assert [doc["id"] for doc in found] == ["a", "b", "elsewhere", "range", "later"]
+            assert [request.body["limit"] == 1 for request in api.asked("/search")] == [True, False]
+
+    def test_where_the_one_item_is_none_that_was_asked_for_all_are_looked_at(self) -> None:
+        routes = {"/search": page(SCENES[4], *SCENES[:2]), "/collections/fields": {}}
+        seen: list[str] = []
+
+        def around(doc: Mapping[str, Any]) -> Any:
+            seen.append(doc["id"])
+            return HERE
+
+        with scripted_api(lambda url: {"/": landing(url), **routes}) as api:
+            search(Query(catalog=api.url, collections=("fields",), area=HERE), fetch=QUICK, around=around)
+        assert seen == ["b"]
+
     def test_a_filter_is_never_sent_to_a_server_that_would_ignore_it(self) -> None:
         with scripted_api(lambda url: {"/": landing(url), "/search": page(*SCENES), "/collections/fields": {}}) as api:
             assert names(api.url, filter="eo:cloud_cover > 20") == ["later"]

@@ -15,9 +15,11 @@ import stac_geoparquet.arrow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs.documents import table_documents, table_items, without_nulls
+from catalogs.columns import DOCUMENT, table_documents
+from catalogs.documents import without_nulls
 from catalogs.items import item_from_stac, lean
-from catalogs.snapshot import DOCUMENT, freeze, thaw, thawed
+from catalogs.snapshot import freeze, thaw, thawed
+from catalogs.tables import Table
 from mapper.errors import CatalogError
 from tests.catalogs.examples import real, real_items, stac_item
 
@@ -149,8 +151,8 @@ def test_the_rows_of_a_table_are_what_its_own_library_reads() -> None:
 
 def test_of_a_table_only_the_assets_are_read_that_the_bands_name() -> None:
     path = real("sentinel-2/1000-sentinel-2-items.parquet")
-    whole = table_items(path.read_bytes(), str(path)).items
-    few = table_items(path.read_bytes(), str(path), bands=("B04", "B03")).items
+    whole = Table(path.read_bytes(), str(path)).items()
+    few = list(Table(path.read_bytes(), str(path)).items(bands=("B04", "B03")))
     assert [lean(doc, ("B04", "B03")) for doc in whole] == few
     assert set(few[0]["assets"]) == {"B04", "B03", "SCL"}
 
@@ -160,7 +162,7 @@ def test_a_table_with_items_that_lack_the_asset_is_read_whole() -> None:
     docs = [stac_item("a", assets={"red": {"href": "https://example.com/a.tif"}}), stac_item("b", assets=named)]
     table = io.BytesIO()
     pq.write_table(stac_geoparquet.arrow.parse_stac_items_to_arrow(docs).read_all(), table)
-    items = table_items(table.getvalue(), "/items.parquet", bands=("red",)).items
+    items = Table(table.getvalue(), "/items.parquet").items(bands=("red",))
     assert [item_from_stac(doc, bands=["red"]).bands[0].asset.key for doc in items] == ["red", "other"]
 
 

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.dispatch import STRETCH, Dispatch
+from cluster.dispatch import STRETCH
+from cluster.dispatch import Dispatch as ByToken
 from cluster.retries import RetryPolicy, Verdict
-from mapper.errors import AssetError, MapperError, ReadError, SpecError, WorkerLostError
+from mapper.errors import AssetError, MapperError, ReadError, SpecError, StoreError, WorkerLostError
 from mapper.map_tile import Task
 from mapper.pyramid import LevelTask
 from tests.cluster.tiles import GRID, tile_tasks
 
-POLICY = RetryPolicy(attempts=3, lost_workers=2, first_wait_s=1.0, longest_wait_s=4.0)
+POLICY = RetryPolicy(attempts=3, lost_workers=2, first_wait_s=1.0, longest_wait_s=4.0, outage_s=0)
 PATIENCE_S = 5.0
 NAMES = ("a", "b", "c")
+
+
+class Dispatch:
+    """A dispatch whose answers are told by worker and task: it remembers the token of the last such hand-out."""
+
+    def __init__(
+        self, tasks: Iterable[Task], *, policy: RetryPolicy | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
+        self.by_token = ByToken(tasks, policy=policy, patience_s=patience_s)
+        self.tokens: dict[tuple[str, int], int] = {}
+        self.see, self.add, self.stop_drawing = self.by_token.see, self.by_token.add, self.by_token.stop_drawing
+        self.seconds_until_due = self.by_token.seconds_until_due
+
+    @property
+    def running(self) -> int:
+        return self.by_token.running
+
+    @property
+    def finished(self) -> bool:
+        return self.by_token.finished
+
+    def next_for(self, now: float) -> tuple[str, Task] | None:
+        chosen = self.by_token.next_for(now)
+        if chosen is None:
+            return None
+        worker, task, token = chosen
+        assert token not in self.tokens.values()
+        self.tokens[worker, task.id] = token
+        return worker, task
+
+    def succeeded(self, worker: str, task: Task, now: float) -> int | None:
+        return self.by_token.succeeded(self.tokens[worker, task.id], now)
+
+    def failed(self, worker: str, task: Task, error: MapperError, now: float) -> tuple[int, Verdict | None]:
+        judged = self.by_token.failed(self.tokens[worker, task.id], error, now)
+        return judged.attempts, judged.verdict
 
 
 class Run(RuleBasedStateMachine):
@@ -35,8 +72,11 @@ class Run(RuleBasedStateMachine):
         self.due: dict[int, float] = {}
         self.tried: dict[int, int] = {}
         self.spared: dict[int, int] = {}
+        self.read_badly: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.ended: list[int] = []
+        self.spent: list[int] = []
+        self.in_company: dict[tuple[str, int], bool] = {}
 
     def _draw(self) -> Iterator[Task]:
         for task in self.tasks:
@@ -57,11 +97,13 @@ class Run(RuleBasedStateMachine):
         assert worker not in earlier
         assert all(since + PATIENCE_S <= self.now for since in earlier.values())
         earlier[worker] = self.now
+        self.in_company[worker, task.id] = any(name == worker for name, _ in self.left_behind)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
         worker, task = self._one_of_the_running(data)
+        self.spent.append(self.dispatch.tokens[worker, task.id])
         assert self.dispatch.succeeded(worker, task, self.now) == self.tried.get(task.id, 0) + 1
         del self.running[task.id][worker]
         self._end(task)
@@ -82,6 +124,16 @@ class Run(RuleBasedStateMachine):
     @rule(data=st.data(), done=st.booleans())
     def a_copy_left_behind_is_over(self, data: st.DataObject, done: bool) -> None:
         self._late(*data.draw(st.sampled_from(sorted(self.left_behind))), done=done)
+
+    @precondition(lambda self: self.spent)
+    @rule(data=st.data(), done=st.booleans())
+    def a_zombie_answers(self, data: st.DataObject, done: bool) -> None:
+        """What was given up for lost, or told before: it changes nothing, the invariants say."""
+        token = data.draw(st.sampled_from(self.spent))
+        if done:
+            assert self.dispatch.by_token.succeeded(token, self.now) is None
+        else:
+            assert self.dispatch.by_token.failed(token, SpecError("late"), self.now).verdict is None
 
     @rule(seconds=st.floats(0, 6))
     def wait(self, seconds: float) -> None:
@@ -142,6 +194,7 @@ class Run(RuleBasedStateMachine):
         return data.draw(st.sampled_from(sorted(self.running[number]))), self.tasks[number]
 
     def _failed(self, worker: str, task: Task, error: MapperError) -> None:
+        self.spent.append(self.dispatch.tokens[worker, task.id])
         attempts, verdict = self.dispatch.failed(worker, task, error, self.now)
         del self.running[task.id][worker]
         if self.running[task.id]:
@@ -150,8 +203,10 @@ class Run(RuleBasedStateMachine):
         else:
             self.tried[task.id] = self.tried.get(task.id, 0) + 1
             lost = isinstance(error, WorkerLostError)
-            self.lost[task.id] = self.lost.get(task.id, 0) + lost
-            hopeless = not error.retryable or (self.lost[task.id] >= 2 if lost else self.tried[task.id] >= 3)
+            blamed = lost and not (self.lost.get(task.id) and self.in_company[worker, task.id])
+            self.lost[task.id] = self.lost.get(task.id, 0) + blamed
+            self.read_badly[task.id] = self.read_badly.get(task.id, 0) + (not lost)
+            hopeless = not error.retryable or (self.lost[task.id] >= 2 if lost else self.read_badly[task.id] >= 3)
         assert attempts == self.tried.get(task.id, 0) + (self.spared.get(task.id, 0) if hopeless else 0)
         assert verdict is (Verdict.QUARANTINE if hopeless else None)
         if hopeless:
@@ -289,6 +344,140 @@ def test_after_a_stop_nothing_is_handed_out_and_what_runs_may_finish() -> None:
     for task in rest:
         dispatch.succeeded("a", task, 1000.0)
     assert dispatch.finished
+
+
+# Tokens and evidence -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_was_given_up_for_lost_and_wakes_up_speaks_to_nobody() -> None:
+    dispatch = ByToken(tile_tasks(1), policy=POLICY)
+    dispatch.see({"a": 1})
+    first = dispatch.next_for(0.0)
+    assert first is not None
+    dispatch.failed(first[2], WorkerLostError("it hangs"), 1.0)
+    again = dispatch.next_for(10.0)
+    assert again is not None
+    assert again[:2] == first[:2]  # the worker in its place has its name, and the task is the same
+    assert dispatch.succeeded(first[2], 11.0) is None
+    assert not dispatch.finished
+    assert dispatch.failed(first[2], SpecError("wrong job"), 11.0).verdict is None
+    assert dispatch.succeeded(again[2], 12.0) == 2
+    assert dispatch.finished
+
+
+def test_an_answer_that_brings_no_token_is_none() -> None:
+    dispatch = ByToken(tile_tasks(1), policy=POLICY)
+    dispatch.see({"a": 1})
+    assert dispatch.next_for(0.0) is not None
+    assert dispatch.succeeded(0, 1.0) is None
+    assert dispatch.running == 1
+
+
+def test_a_task_that_takes_two_workers_with_it_is_given_up_with_what_is_known_of_both() -> None:
+    dispatch = ByToken(tile_tasks(1), policy=POLICY)
+    for attempt, (worker, host) in enumerate([("a", "node-1"), ("b", "node-2")]):
+        dispatch.see({worker: 1})
+        given = dispatch.next_for(10.0 * attempt)
+        assert given is not None
+        loss = WorkerLostError("the worker died", worker=worker, host=host, said=f"signal {attempt + 9}")
+        judged = dispatch.failed(given[2], loss, 10.0 * attempt)
+    assert judged.verdict is Verdict.QUARANTINE
+    assert (judged.error.where["workers"], judged.error.where["hosts"]) == ("a, b", "node-1, node-2")
+    for said in ("signal 9", "signal 10", tile_tasks(1)[0].name):
+        assert said in str(judged.error)
+
+
+# Outages -------------------------------------------------------------------------------------------------------------
+
+AWAY = RetryPolicy(attempts=5, first_wait_s=1.0, outage_tries=4, outage_s=300.0, probe_s=5.0)
+
+
+def through_an_outage(
+    count: int, *, begins: float, ends: float, holds: int = 2, error: type[MapperError] = StoreError
+) -> tuple[float, dict[int, str], int]:
+    """When it ended, what became of each task, and how many tries went out while the store was away."""
+    dispatch = ByToken(tile_tasks(count), policy=AWAY)
+    dispatch.see({"a": holds, "b": holds})
+    now, tries, became, held = 0.0, 0, dict[int, str](), list[tuple[Task, int]]()
+    while not dispatch.finished:
+        while (chosen := dispatch.next_for(now)) is not None:
+            held.append(chosen[1:])
+        now += 1.0
+        for task, token in held:
+            if not begins <= now < ends:
+                became[task.id] = "done" if dispatch.succeeded(token, now) else became[task.id]
+                continue
+            tries += 1
+            judged = dispatch.failed(token, error("no answer"), now)
+            if judged.verdict is Verdict.STOP:
+                return now, became | {task.id: "stopped"}, tries
+            if judged.verdict is Verdict.QUARANTINE:
+                became[task.id] = "given up"
+        held.clear()
+        assert now < 10_000
+    return now, became, tries
+
+
+def test_a_store_that_is_away_for_two_minutes_costs_no_tile() -> None:
+    ended, became, tries = through_an_outage(200, begins=10.0, ends=130.0)
+    assert set(became.values()) == {"done"}
+    assert len(became) == 200
+    assert tries < 40  # one at a time goes out to see
+    assert ended < 130.0 + AWAY.probe_s + 60
+
+
+def test_nor_does_it_when_few_are_left_or_one() -> None:
+    for count in (1, 2, 3):
+        assert set(through_an_outage(count, begins=0.0, ends=120.0)[1].values()) == {"done"}
+
+
+def test_where_the_store_never_comes_back_the_run_stops() -> None:
+    ended, became, _ = through_an_outage(10_000, begins=10.0, ends=1e9)
+    assert "stopped" in became.values()
+    assert "given up" not in became.values()
+    assert 10.0 + AWAY.outage_s <= ended < 10.0 + AWAY.outage_s + 2 * AWAY.probe_s
+
+
+def test_where_all_that_is_left_was_tried_through_an_outage_it_is_given_up_and_the_run_ends() -> None:
+    ended, became, _ = through_an_outage(6, begins=0.0, ends=1e9)
+    assert became == dict.fromkeys(range(6), "given up")
+    assert ended < AWAY.outage_s + 60
+
+
+def test_imagery_that_never_arrives_for_one_tile_is_no_outage() -> None:
+    ended, became, tries = through_an_outage(1, begins=0.0, ends=1e9, error=ReadError)
+    assert (became, tries) == ({0: "given up"}, AWAY.attempts)
+    assert ended < 60.0
+
+
+def test_in_an_outage_other_ground_is_tried_too_so_that_one_bad_place_is_not_taken_for_it() -> None:
+    dispatch = ByToken(tile_tasks(60), policy=AWAY)
+    dispatch.see({"a": 1})
+    now, became = 0.0, dict[int, str]()
+    while not dispatch.finished:
+        chosen = dispatch.next_for(now)
+        now += 1.0
+        if chosen is None:
+            continue
+        _, task, token = chosen
+        if task.id >= 20:
+            assert dispatch.succeeded(token, now)
+            became[task.id] = "done"
+        elif (judged := dispatch.failed(token, ReadError("no answer"), now)).verdict is not None:
+            became[task.id] = judged.verdict.value
+    assert became == {n: "quarantine" if n < 20 else "done" for n in range(60)}
+
+
+def test_a_server_that_says_how_long_to_wait_is_not_asked_before() -> None:
+    dispatch = ByToken(tile_tasks(1), policy=AWAY)
+    dispatch.see({"a": 1})
+    given = dispatch.next_for(0.0)
+    assert given is not None
+    busy = StoreError("slow down")
+    busy.wait_s = 42.0
+    dispatch.failed(given[2], busy, 0.0)
+    assert dispatch.next_for(41.9) is None
+    assert dispatch.next_for(63.1) is not None  # at most half as long again
 
 
 # Copies of what is late ----------------------------------------------------------------------------------------------
@@ -432,3 +621,18 @@ def test_a_copy_left_behind_does_not_keep_a_suspect_from_its_worker() -> None:
     assert handed_out(dispatch, {"a": 3, "b": 3}, 12.0) == [("b", suspect)]
     dispatch.failed("b", suspect, WorkerLostError("gone"), 12.0)
     assert handed_out(dispatch, {"a": 3}, 20.0) == [("a", suspect)]
+
+
+def test_a_suspect_is_not_blamed_where_what_was_left_behind_may_have_killed_its_worker() -> None:
+    dispatch, late = one_late()
+    handed_out(dispatch, {"a": 3, "b": 3}, 10.0)
+    dispatch.succeeded("b", late, 11.0)  # a still works at it, and hangs
+    suspect = tile_tasks(30)[-1]
+    dispatch.add([suspect])
+    handed_out(dispatch, {"b": 3}, 12.0)
+    dispatch.failed("b", suspect, WorkerLostError("gone"), 12.0)
+    assert handed_out(dispatch, {"a": 3}, 20.0) == [("a", suspect)]
+    assert dispatch.failed("a", suspect, WorkerLostError("gone"), 30.0) == (2, None)
+    dispatch.failed("a", late, WorkerLostError("gone"), 30.0)
+    assert handed_out(dispatch, {"a": 3}, 60.0) == [("a", suspect)]
+    assert dispatch.failed("a", suspect, WorkerLostError("gone"), 61.0) == (3, Verdict.QUARANTINE)

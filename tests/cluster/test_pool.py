@@ -13,7 +13,7 @@ import pytest
 
 from cluster import Finished, Outcome, Telemetry, WorkerFacts, outcomes
 from cluster.dispatch import PATIENCE_S, STRETCH
-from cluster.retries import RetryPolicy
+from cluster.retries import BUDGETS, RetryPolicy
 from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError, WorkerLostError
 from mapper.map_tile import Task, TileResult, TileTask
 from mapper.pyramid import LevelTask
@@ -33,7 +33,7 @@ class ScriptedPool:
         self.table = dict(table or {})
         self.names = list(workers)
         self.tries: dict[int, int] = {}
-        self.held: deque[tuple[str, Task, int]] = deque()
+        self.held: deque[tuple[str, Task, int, int]] = deque()
         self.time = 0.0
         self.most_held = 0
         self.waits: list[float] = []
@@ -46,18 +46,18 @@ class ScriptedPool:
 
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         self.tries[task.id] = self.tries.get(task.id, 0) + 1
-        self.held.append((worker, task, self.tries[task.id]))
+        self.held.append((worker, task, self.tries[task.id], token))
         self.most_held = max(self.most_held, len(self.held))
 
     def finished(self, timeout_s: float) -> list[Finished]:
         self.waits.append(timeout_s)
         for _ in range(len(self.held)):
-            worker, task, attempt = self.held.popleft()
+            worker, task, attempt, token = self.held.popleft()
             end = self.table.get((task.id, attempt))
             if end != HANGS:
                 result = end if isinstance(end, MapperError) else done(task)
-                return [Finished(worker=worker, task=task, result=result)]
-            self.held.append((worker, task, attempt))
+                return [Finished(worker=worker, task=task, result=result, token=token)]
+            self.held.append((worker, task, attempt, token))
         time.sleep(min(timeout_s, 0.01))
         self.time += timeout_s
         return []
@@ -121,7 +121,7 @@ def test_a_task_that_always_fails_is_given_up_with_its_last_reason() -> None:
     pool = ScriptedPool({(3, attempt): ReadError(f"slow {attempt}") for attempt in range(1, 9)})
     found = ended(pool, tile_tasks(8))
     assert found[3].result is None
-    assert str(found[3].error) == "slow 4"
+    assert str(found[3].error) == "slow 5"
     assert all(outcome.error is None for number, outcome in found.items() if number != 3)
 
 
@@ -140,11 +140,11 @@ def test_a_task_that_takes_two_workers_with_it_is_given_up() -> None:
 
 @pytest.mark.parametrize("error", [SpecError("wrong job"), CredentialsError("log in")])
 def test_a_failure_that_all_tiles_share_stops_the_run_as_itself(error: MapperError) -> None:
-    pool = ScriptedPool({(4, 1): error})
+    pool = ScriptedPool({(4, attempt): error for attempt in range(1, 9)})
     with pytest.raises(type(error)) as caught:
         ended(pool, tile_tasks(1000))
     assert caught.value is error
-    assert len(pool.tries) < 20
+    assert pool.tries[4] == (1 if error.cause == "job" else BUDGETS["credentials"].tries)
 
 
 def test_while_one_task_hangs_the_others_finish() -> None:
@@ -159,7 +159,7 @@ def test_a_worker_that_hangs_does_not_hold_the_run() -> None:
     assert all(outcome.error is None and outcome.attempts == 1 for outcome in found)
     assert {number: tries for number, tries in pool.tries.items() if tries > 1} == {18: 2, 19: 2}
     assert pool.time < 2 * PATIENCE_S
-    assert sorted(task.id for _, task, _ in pool.held) == [18, 19]  # left behind for whoever closes the pool
+    assert sorted(task.id for _, task, _, _ in pool.held) == [18, 19]  # left behind for whoever closes the pool
 
 
 def test_a_shard_above_the_tiles_that_hangs_does_not_hold_the_run() -> None:

@@ -82,6 +82,14 @@ def test_a_worker_says_how_many_tiles_it_wants_in_hand(fresh: World) -> None:
         assert 1 <= pool.workers()["local-0"] <= MOST_HELD
 
 
+def test_an_answer_brings_back_the_token_of_its_hand_out(fresh: World) -> None:
+    with closing(LocalPool(fresh.setup)) as pool:
+        for token in (7, 8):
+            pool.start("local-0", fresh.tasks[0], token)
+        over = [*pool.finished(30.0), *pool.finished(1.0)]
+    assert sorted(one.token for one in over) == [7, 8]
+
+
 def test_a_tile_with_a_bad_file_is_given_up_and_the_others_finish(fresh: World) -> None:
     tasks = (*fresh.tasks[:3], tiles.with_missing_file(fresh.tasks[3]), *fresh.tasks[4:])
     with closing(LocalPool(fresh.setup)) as pool:

@@ -18,6 +18,7 @@ import pytest
 from cluster.readers import (
     CALLS,
     CORES_A_WORKER,
+    RESTARTS,
     Node,
     ReaderActor,
     RemoteReader,
@@ -78,6 +79,13 @@ class Deadly(ReaderActor):
     def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
         os.kill(os.getpid(), signal.SIGKILL)
         return super().read(items, lattice, frame)
+
+
+class Known(ReaderActor):
+    """Says which process it is."""
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class Defective(ReaderActor):
@@ -243,6 +251,38 @@ def test_when_no_reader_is_left_the_worker_reads_by_itself(started: Any, mapped:
     items = mapped.tasks[0].items
     for _ in range(2):
         assert same(reader.read(items, GRID.lattice, FRAME), own_reader().read(items, GRID.lattice, FRAME))
+    assert reader.readers == 0
+
+
+def test_a_reader_that_was_killed_is_started_again_and_reads_again(ray_cluster: Any, mapped: World) -> None:
+    remote = ray_cluster.remote(Known)
+    actor = remote.options(num_cpus=0, max_concurrency=CALLS, max_restarts=RESTARTS).remote(mapped.setup)
+    items = mapped.tasks[0].items
+    expected = own_reader().read(items, GRID.lattice, FRAME)
+    reader = RemoteReader([actor], own_reader(), away_s=0.5)
+    try:
+        assert same(reader.read(items, GRID.lattice, FRAME), expected)
+        os.kill(ray_cluster.get(actor.pid.remote()), signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        seen = []
+        while True:  # by the worker itself while the reader is away: its own arrays can be written to
+            view = reader.read(items, GRID.lattice, FRAME)
+            assert same(view, expected)
+            seen.append(view.pixels.flags.writeable)
+            if seen[-1] is False and True in seen:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        ray_cluster.kill(actor)
+
+
+def test_a_reader_that_was_stopped_is_not_waited_for(ray_cluster: Any, started: Any, mapped: World) -> None:
+    (actor,) = started(Known)
+    os.kill(ray_cluster.get(actor.pid.remote()), signal.SIGSTOP)  # Ray kills it after the test all the same
+    items = mapped.tasks[0].items
+    reader = RemoteReader([actor], own_reader(), silent_s=1.0)
+    assert same(reader.read(items, GRID.lattice, FRAME), own_reader().read(items, GRID.lattice, FRAME))
     assert reader.readers == 0
 
 

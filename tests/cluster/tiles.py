@@ -116,7 +116,7 @@ class Hungrier:
 
     def __init__(self, name: str, setup: Setup, load: Callable[[Setup], TileMapper]) -> None:
         self._name = name
-        self.holds = 1
+        self.holds, self.moves = 1, 0
 
     def facts(self) -> WorkerFacts:
         return WorkerFacts(name=self._name, device="none", fingerprint="none", host="here", pid=os.getpid())

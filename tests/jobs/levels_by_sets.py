@@ -39,6 +39,9 @@ class LevelsBySets:
         self._waits_for: dict[Shard, int] = defaultdict(int)
         self._changed: dict[Shard, set[int]] = defaultdict(set)
         self._due: list[Due] = []
+        self._lacking: set[Shard] = set()
+        """Shards over one that was given up."""
+
         self._next_id = len(plan.tiles)
         touched = {self._tile(row) for row in wanted}
         for row, prompts in finished.items():
@@ -66,6 +69,8 @@ class LevelsBySets:
     def shard_over(self, due: Due, *, built: bool) -> None:
         """A coarser shard is built, or given up."""
         for parent in self._parents(due.shard):
+            if not built or due.shard in self._lacking:
+                self._lacking.add(parent)
             self._child_over(parent, frozenset(due.task.prompts if built else ()))
 
     @property
@@ -88,6 +93,8 @@ class LevelsBySets:
         else:
             del self._changed[shard]
             for parent in self._parents(shard):
+                if shard in self._lacking:
+                    self._lacking.add(parent)
                 self._child_over(parent, prompts)
 
     def _ready(self, shard: Shard) -> None:
@@ -97,7 +104,7 @@ class LevelsBySets:
             id=self._next_id, grid=grid, tile=grid.tile(shard.row, shard.column), time=shard.step, prompts=prompts
         )
         self._next_id += 1
-        tiles = tuple(self._tiles_under(shard, prompt) for prompt in prompts)
+        tiles = tuple(0 if shard in self._lacking else self._tiles_under(shard, prompt) for prompt in prompts)
         self._due.append(Due(shard=shard, task=task, tiles=tiles))
 
     def _stale(

@@ -55,7 +55,7 @@ def test_geojson_may_be_a_url(tmp_path: Path) -> None:
     (tmp_path / "area.geojson").write_text(json.dumps(mapping(SQUARE)))
     with files_over_http(tmp_path) as served:
         assert geometry_of(Area(geojson=f"{served.url}/area.geojson"), folder=HERE).equals(SQUARE)
-        with pytest.raises(SpecError, match=r"area\.geojson cannot be read"):
+        with pytest.raises(SpecError, match=r"area\.geojson has nothing at this address"):
             geometry_of(Area(geojson=f"{served.url}/gone.geojson"), folder=HERE)
 
 

@@ -14,9 +14,10 @@ from pmtiles.tile import deserialize_header
 from rasterio.warp import transform_geom
 from shapely.geometry import box, shape
 
-from mapper.exports.chosen import file_stem, slug
+from mapper.exports.chosen import file_stem
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic
+from mapper.names import slug
 from tests.stories.command_line import Resmap
 from tests.stories.world import World, mapped
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from jobs import lease as leases
-from jobs.lease import Lease
-from mapper.errors import BusyError, MosaicError
+from jobs.lease import Claim, Lease
+from mapper.errors import BusyError, MosaicError, StoreError
+from mapper.storage import Folder
 
 
 def holder(mosaic: Path) -> dict[str, Any] | None:
@@ -147,3 +148,102 @@ def test_where_nothing_can_be_written_there_is_no_lease(tmp_path: Path) -> None:
     with pytest.raises(MosaicError, match="cannot be written here") as refused, Lease(str(tmp_path / "file"), "run-1"):
         pass
     assert "output.mosaic" in refused.value.fix
+
+
+# Epochs --------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def claims(tmp_path: Path, clock: Clock) -> tuple[Claim, Claim]:
+    """Those of two drivers."""
+    folder = Folder(str(tmp_path))
+    return Claim(folder, str(tmp_path), "one", now=clock), Claim(folder, str(tmp_path), "two", now=clock)
+
+
+def test_every_taking_has_a_higher_number_than_the_last_also_when_the_lease_was_let_go(tmp_path: Path) -> None:
+    epochs = []
+    for _ in range(3):
+        with Lease(str(tmp_path), "run-1") as lease:
+            epochs.append(lease.epoch)
+    assert epochs == [1, 2, 3]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["its successor is there", "its successor has come and gone"])
+def test_a_driver_that_was_stopped_and_lost_its_lease_stops_itself(tmp_path: Path, gone: bool) -> None:
+    clock = Clock()
+    sleeper, successor = claims(tmp_path, clock)
+    sleeper.take()
+    clock.now += leases.STALE_AFTER_S + 1
+    successor.take()
+    if gone:
+        successor.release()
+    with pytest.raises(BusyError, match="taken this mosaic over") as refused:
+        sleeper.check()
+    assert "resmap status" in refused.value.fix
+    before = (tmp_path / "lease.json").exists()
+    sleeper.beat()
+    assert (tmp_path / "lease.json").exists() == before == (not gone)
+    successor.check()
+
+
+def test_a_lease_that_is_kept_fresh_is_asked_for_without_a_request(tmp_path: Path) -> None:
+    clock = Clock()
+    claim, _ = claims(tmp_path, clock)
+    claim.take()
+    (tmp_path / "epoch.json").write_text('{"epoch": 9, "id": "another"}')
+    clock.now += leases.CONFIRMED_S - 0.1
+    claim.check()
+    clock.now += 0.1
+    with pytest.raises(BusyError):
+        claim.check()
+
+
+def test_of_two_that_wrote_the_lease_the_later_taking_keeps_it(tmp_path: Path) -> None:
+    clock = Clock()
+    sleeper, successor = claims(tmp_path, clock)
+    sleeper.take()
+    early = (tmp_path / "lease.json").read_bytes()
+    clock.now += leases.STALE_AFTER_S + 1
+    successor.take()
+    (tmp_path / "lease.json").write_bytes(early)  # stopped just before it wrote, the other wakes
+    successor.beat()
+    assert json.loads((tmp_path / "lease.json").read_text())["run"] == "two"
+    clock.now += leases.CONFIRMED_S
+    successor.check()
+    with pytest.raises(BusyError):
+        sleeper.check()
+
+
+class Lossy(Folder):
+    """A folder that writes and says that it did not, or does not."""
+
+    applies = True
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.applies:
+            super().write(name, content)
+        raise StoreError("the answer was lost")
+
+
+@pytest.mark.parametrize("applies", [True, False])
+def test_a_lease_whose_answer_was_lost_is_read_back_before_it_is_called_a_failure(
+    tmp_path: Path, applies: bool
+) -> None:
+    folder = Lossy(str(tmp_path))
+    folder.applies = applies
+    claim = Claim(folder, str(tmp_path), "one", now=Clock())
+    if applies:
+        claim.take()
+        claim.settle()
+        assert claim.epoch == 1
+    else:
+        with pytest.raises(StoreError):
+            claim.take()

@@ -68,6 +68,9 @@ class Story:
     made_of: dict[tuple[str, int], frozenset[int]] = field(default_factory=dict)
     """Shard and prompt → the tiles whose pixels are in it."""
 
+    lacking: bool = False
+    """Whether this run has given up any shard."""
+
     def run(self, draw: random.Random, prompts: tuple[int, ...], *, fail: float, stop_after: int) -> int:
         wanted = {
             row: tuple(prompt for prompt in prompts if prompt not in self.finished.get(row, ()))
@@ -76,7 +79,7 @@ class Story:
         wanted = {row: missing for row, missing in wanted.items() if missing}
         levels = levels_of(self.plan, wanted, self.finished, self.built)
         open_tiles, open_shards, given = list(wanted), levels.take(), set[tuple[str, int]]()
-        acts = 0
+        acts, self.lacking = 0, False
         while (open_tiles or open_shards) and acts < stop_after:
             acts += 1
             at = draw.randrange(len(open_tiles) + len(open_shards))
@@ -87,8 +90,11 @@ class Story:
                 levels.tile_over(row, written)
             else:
                 due = open_shards.pop(at - len(open_tiles))
-                self.build(due)
-                levels.shard_over(due, built=True)
+                given_up = draw.random() < fail / 3
+                self.lacking |= given_up
+                if not given_up:
+                    self.build(due)
+                levels.shard_over(due, built=not given_up)
             for due in levels.take():
                 named = {(due.shard.key(self.plan), prompt) for prompt in due.task.prompts}
                 assert not named & given  # each once a run
@@ -101,7 +107,7 @@ class Story:
         key = due.shard.key(self.plan)
         for prompt, tiles in zip(due.task.prompts, due.tiles, strict=True):
             under = self.under(due, prompt)
-            assert len(under) == tiles
+            assert tiles == len(under) or (self.lacking and tiles == 0)
             self.built[key, prompt] = tiles
             self.made_of[key, prompt] = under
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.parts import BATCH_ROWS, LARGEST, MERGE, Ledger, Part, Parts, to_merge
-from mapper.errors import MosaicError, StoreError
+from jobs.parts import AWAY_S, BATCH_ROWS, LARGEST, MERGE, Ledger, Part, Parts, new_part, to_merge
+from mapper.errors import BusyError, MosaicError, StoreError
 from mapper.storage import Folder
 
 SCHEMA = pa.schema([("tile", pa.int64()), ("word", pa.string()), ("prompts", pa.list_(pa.string()))])
@@ -66,7 +66,7 @@ def put(parts: Parts, rows: list[Row]) -> None:
     there = len(parts.listed())
     for number, row in enumerate(rows, start=there + 1):
         fields = {"tile": row.tile, "word": row.word, "prompts": row.prompts}
-        parts.write(number, pa.Table.from_pylist([fields], schema=SCHEMA))
+        parts.write(new_part(0, number), pa.Table.from_pylist([fields], schema=SCHEMA))
 
 
 def in_order(parts: Parts) -> list[tuple[int, str]]:
@@ -91,7 +91,9 @@ def test_so_many_parts_become_one_that_holds_the_same_rows_in_the_same_order(par
 def test_a_part_of_many_row_groups_is_read_in_order(parts: Parts) -> None:
     count = 2 * BATCH_ROWS + 5
     names = pa.array([["a", "b"][: n % 3] for n in range(count)], SCHEMA.field("prompts").type)
-    parts.write(1, pa.table({"tile": range(count), "word": ["x"] * count, "prompts": names}, schema=SCHEMA))
+    parts.write(
+        new_part(0, 1), pa.table({"tile": range(count), "word": ["x"] * count, "prompts": names}, schema=SCHEMA)
+    )
     batches = list(parts.newest_first(["tile", "prompts"]))[::-1]
     assert max(len(batch) for batch in batches) <= BATCH_ROWS
     assert [tile for batch in batches for tile in batch.column("tile").to_pylist()] == list(range(count))
@@ -102,11 +104,11 @@ def test_a_part_of_many_row_groups_is_read_in_order(parts: Parts) -> None:
 def test_parts_stay_few_however_many_were_put(flushes: int) -> None:
     there: list[Part] = []
     for number in range(1, flushes + 1):
-        there.append(Part(number, 1, f"part-{number:06d}"))
+        there.append(Part(0, number, 1, f"part-{number:06d}"))
         chosen = to_merge(there)
         if chosen is not None:
             group = there[chosen]
-            there[chosen] = [Part(group[-1].number, sum(part.count for part in group), "part-merged")]
+            there[chosen] = [Part(0, group[-1].number, sum(part.count for part in group), "part-merged")]
     assert there == sorted(there)
     assert sum(part.count for part in there) == flushes
     assert len(there) < 2 * MERGE + 1 + flushes // LARGEST
@@ -131,9 +133,9 @@ def test_a_writer_may_be_killed_between_putting_a_merged_part_and_removing_what_
 
 
 def test_what_a_kill_left_behind_goes_with_the_next_merge_around_it() -> None:
-    left = [Part(number, 1, "") for number in (3, 9, 64)]
-    larger = [Part(MERGE * n, MERGE, "") for n in range(1, MERGE + 1)]
-    there = sorted([*left, *larger, Part(LARGEST + 1, 1, "")])
+    left = [Part(0, number, 1, "") for number in (3, 9, 64)]
+    larger = [Part(0, MERGE * n, MERGE, "") for n in range(1, MERGE + 1)]
+    there = sorted([*left, *larger, Part(0, LARGEST + 1, 1, "")])
     assert to_merge(there) == slice(0, len(there) - 1)
 
 
@@ -215,3 +217,100 @@ def emptied(parts: Parts) -> Iterator[Parts]:
 def test_nothing_was_recorded_where_there_is_no_folder(emptied: Parts) -> None:
     assert in_order(emptied) == []
     Ledger(emptied).flush()
+
+
+# Epochs --------------------------------------------------------------------------------------------------------------
+
+
+def ledger_of(parts: Parts, epoch: int) -> Ledger[Row]:
+    return Ledger(parts, epoch=epoch)
+
+
+def test_a_writer_of_an_earlier_epoch_that_wakes_up_overrides_nothing(parts: Parts) -> None:
+    sleeper = ledger_of(parts, 1)
+    sleeper.record(Row(tile=1, word="begun"))
+    sleeper.flush()
+    successor = ledger_of(parts, 2)
+    for word in ("done", "done again"):
+        successor.record(Row(tile=1, word=word))
+        successor.flush()
+    for number in range(2 * MERGE):
+        sleeper.record(Row(tile=1, word=f"failed {number}"))
+        sleeper.record(Row(tile=number + 2, word="mine"))
+        sleeper.flush()
+    assert last_words(parts)[1] == "done again"
+    assert {last_words(parts)[tile] for tile in range(2, 2 * MERGE + 2)} == {"mine"}  # and nothing is lost
+
+
+def test_parts_of_before_epochs_are_read_and_come_first(parts: Parts) -> None:
+    put(parts, [Row(tile=1, word="old"), Row(tile=2, word="old")])
+    assert all(part.epoch == 0 and not part.name.startswith("part-e") for part in parts.listed())
+    writer = ledger_of(parts, 1)
+    writer.record(Row(tile=1, word="new"))
+    writer.flush()
+    assert last_words(parts) == {1: "new", 2: "old"}
+    names = [part.name for part in parts.listed()]
+    assert names == sorted(names)
+
+
+def test_who_writes_without_a_lease_writes_after_all_that_is_there(parts: Parts) -> None:
+    for epoch, word in ((3, "of a driver"), (0, "of a repair")):
+        writer = ledger_of(parts, epoch)
+        writer.record(Row(tile=1, word=word))
+        writer.flush()
+    assert last_words(parts) == {1: "of a repair"}
+
+
+class Flaky(Folder):
+    """A folder whose next writes fail: before they are applied, or after."""
+
+    failing: list[bool]
+
+    def write(self, name: str, content: bytes) -> None:
+        fails = bool(self.failing)
+        applied = self.failing.pop(0) if fails else True
+        if applied:
+            super().write(name, content)
+        if fails:
+            raise StoreError("no answer")
+
+
+def test_a_part_whose_answer_was_lost_is_there_once_and_has_all_rows(tmp_path: Path) -> None:
+    folder = Flaky(str(tmp_path / "ledger"))
+    folder.failing = [True, False, True]
+    parts = Parts(folder, SCHEMA)
+    now = [0.0]
+    ledger: Ledger[Row] = Ledger(parts, clock=lambda: now[0], epoch=1)
+    for tile in range(6):
+        now[0] += 2.0
+        ledger.record(Row(tile=tile, word="done"))
+    assert last_words(parts) == dict.fromkeys(range(6), "done")
+    assert [part.number for part in parts.listed()] == [1, 2, 3]
+    assert len(in_order(parts)) == 6
+
+
+def test_a_store_that_stays_away_ends_the_writer_in_the_end(tmp_path: Path) -> None:
+    folder = Flaky(str(tmp_path / "ledger"))
+    folder.failing = [False] * 10_000
+    now = [0.0]
+    ledger: Ledger[Row] = Ledger(Parts(folder, SCHEMA), clock=lambda: now[0])
+
+    def go_on() -> None:
+        for tile in range(1000):
+            now[0] += 2.0
+            ledger.record(Row(tile=tile, word="done"))
+
+    with pytest.raises(StoreError):
+        go_on()
+    assert AWAY_S <= now[0] < AWAY_S + 10
+
+
+def test_a_writer_that_lost_its_lease_puts_nothing_more(parts: Parts) -> None:
+    def lost() -> None:
+        raise BusyError("another driver has taken over")
+
+    ledger: Ledger[Row] = Ledger(parts, check=lost)
+    ledger.record(Row(tile=1, word="done"))
+    with pytest.raises(BusyError):
+        ledger.flush()
+    assert parts.listed() == []

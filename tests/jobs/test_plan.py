@@ -365,7 +365,6 @@ def test_steps_are_planned_one_by_one() -> None:
     plan = lay_plan(spec(imagery={"time_step": "day"}), items, AREA, window_px=WINDOW_PX)
     assert [step.day for step in plan.steps] == [1, 2, 3]
     assert all(tile.items == (tile.step,) for tile in plan.tiles)
-    assert len({plan.key(row) for row in range(len(plan.tiles))}) == len(plan.tiles)
 
 
 def test_items_that_lie_beside_the_area_only_are_no_imagery_of_it() -> None:

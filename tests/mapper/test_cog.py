@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rio_tiler.io import Reader
 
-from mapper.errors import MosaicError, QuestionError, StoreError
+from mapper.errors import MosaicError, QuestionError, VerifyError
 from mapper.exports.cog import TILE_PX, framed, write_cog
 from mapper.exports.cog_header import Layer, colour_table
 from mapper.exports.portrait import write_portrait
@@ -294,7 +294,7 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     shard = next(path for path in sorted((tmp_path / "map.zarr" / "0" / "mask" / "c" / "0" / "1").rglob("*/*")))
     shard.write_bytes(shard.read_bytes()[:100])
     (tmp_path / "out").mkdir()
-    with pytest.raises(StoreError):
+    with pytest.raises(VerifyError):
         write_cog(url, tmp_path / "out" / "x.tif", prompt="roof")
     assert list((tmp_path / "out").iterdir()) == []
 

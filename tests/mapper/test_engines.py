@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from mapper.errors import GridError, MapperError, MosaicError, StoreError
+from mapper.errors import GridError, MapperError, MosaicError, VerifyError
 from mapper.imagery import NO_SOURCE
 from mapper.layout import LAYOUT
 from mapper.masks import UNMAPPED
@@ -272,10 +272,10 @@ def test_damage_is_an_error_that_names_the_tile_and_writing_it_again_mends_it(si
             fs.pipe_file(name, bytes(good if damage == "a flipped byte" else good[: len(good) // 2]))
     again = Mosaic.open(mosaic.url, writable=False)
     for number in (0, 1):
-        with pytest.raises(StoreError) as caught:
+        with pytest.raises(VerifyError) as caught:
             again.layer(GRID, "score", TILES[number].core, time=0)
         assert caught.value.where == {"mosaic": mosaic.url, "layer": "0/score", "tile": TILES[number].name}
-        assert caught.value.retryable
+        assert not caught.value.retryable
     mender = Mosaic.open(mosaic.url)
     keep(mender, [put(mender, number) for number in (0, 1)])
     assert holds(Mosaic.open(mosaic.url), 0)

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from mapper.errors import AssetError, MapperError
 from mapper.grid import BLOCK_PX, PixelBox
 from mapper.imagery import Item, View
-from mapper.raster import CELL_PX
+from mapper.limits import CELL_PX
 from mapper.read import RasterReader
 from tests.mapper.rasters import NEPAL, UTM45, item_of, place_pixels, placed, smooth_pixels, write_raster
 from tests.servers import Fault, FileServer, files_over_http

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
-from shapely.geometry import Polygon
+from shapely import segmentize
+from shapely.geometry import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from mapper import models
 from mapper.errors import MapperError
-from mapper.grid import Grid, PixelBox, Windows
+from mapper.grid import BLOCK_PX, Grid, PixelBox, Windows
 from mapper.imagery import NO_SOURCE, PlacedItem
 from mapper.layout import MosaicSpec
-from mapper.map_tile import ModelChoice, Setup, TileMapper, TileResult, TileTask, asked_pixels
+from mapper.map_tile import ModelChoice, Setup, TileMapper, TileResult, TileTask, asked_pixels, outline
 from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED, to_mask
 from mapper.mosaic import Mosaic, checksum, source_checksum
 from mapper.prompts import Prompt
@@ -35,9 +37,9 @@ PROMPTS = (
 )
 
 
-def slanted(box: PixelBox) -> Polygon:
-    """A polygon in the box that touches its four sides and runs along no row or column."""
-    left, bottom, right, top = UTM45.bounds(box)
+def slanted(part: PixelBox) -> Polygon:
+    """A polygon in the part that touches its four sides and runs along no row or column."""
+    left, bottom, right, top = UTM45.bounds(part)
     width, height = right - left, top - bottom
     return Polygon(
         [
@@ -235,6 +237,40 @@ def test_outside_the_area_is_255(reference: Any) -> None:
         assert (mask[:, row, column] == UNMAPPED).all() == outside
         assert (score[:, row, column] == UNMAPPED).all() == outside
         assert source[row, column] == NO_SOURCE or not outside
+
+
+def test_of_an_outline_each_block_sees_only_what_crosses_it_and_finds_the_same_pixels() -> None:
+    turn = np.linspace(0, 2 * np.pi, 20_000)
+    shore = 1 + 0.2 * np.sin(37 * turn) + np.random.default_rng(1).standard_normal(len(turn)).cumsum() / 300
+    radius_m = 3 * BLOCK_PX * UTM45.res_x
+    area = Polygon(np.c_[np.cos(turn) * shore, np.sin(turn) * shore] * radius_m).buffer(0)
+    cells = list(PixelBox(-4 * BLOCK_PX, -4 * BLOCK_PX, 4 * BLOCK_PX, 4 * BLOCK_PX).cells(BLOCK_PX))
+    inside = [outline(area, UTM45, cell) for cell in cells]
+    for cell, found in zip(cells, inside, strict=True):
+        whole = rasterize([(area, 1)], out_shape=cell.shape, transform=UTM45.transform(cell), dtype=np.uint8)
+        assert (found == (whole == 1)).all()
+    assert {bool(found.all()) for found in inside} == {bool(found.any()) for found in inside} == {True, False}
+
+
+def test_an_area_that_runs_along_the_edges_of_blocks_covers_them() -> None:
+    inner = PixelBox(0, 0, 2 * BLOCK_PX, 3 * BLOCK_PX)
+    for bend in (0.0, 1e-9, -1e-9, 1e-3, -1e-3):  # as edges are that were straight in longitude and latitude
+        left, bottom, right, top = UTM45.bounds(inner)
+        edge = segmentize(box(left - bend, bottom - bend, right + bend, top + bend), 7.0)
+        for cell in inner.cells(BLOCK_PX):
+            assert outline(edge, UTM45, cell).all()
+        assert not outline(edge, UTM45, PixelBox(-BLOCK_PX, 0, 0, BLOCK_PX)).any()
+
+
+@pytest.mark.parametrize("gap_px", [0.0, 0.25, 1.0, 2.0])
+def test_an_area_that_only_touches_a_block_or_lies_beside_it_marks_no_pixel_of_it(gap_px: float) -> None:
+    block = PixelBox(0, 0, BLOCK_PX, BLOCK_PX)
+    left, bottom, right, top = UTM45.bounds(block)
+    beside = box(right + gap_px * UTM45.res_x, bottom, right + 100, top)
+    above = box(left, top + gap_px * UTM45.res_y, right, top + 100)
+    assert not outline(beside, UTM45, block).any()
+    assert not outline(above, UTM45, block).any()
+    assert not outline(box(right, top, right + 100, top + 100), UTM45, block).any()  # a corner
 
 
 def test_a_tile_that_the_area_does_not_touch_is_unmapped(tmp_path: Path, scenes: tuple[PlacedItem, ...]) -> None:

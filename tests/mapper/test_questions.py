@@ -512,7 +512,7 @@ class Counted(WrapperStore[LocalStore]):
 
 def counted(url: str) -> tuple[Counted, Mosaic]:
     store = Counted(LocalStore(url, read_only=True))
-    return store, Mosaic(url, ZarrEngine(zarr.open_group(store, mode="r")))
+    return store, Mosaic(url, ZarrEngine(url, zarr.open_group(store, mode="r")))
 
 
 def test_only_the_shards_that_a_place_touches_are_read(tmp_path: Path) -> None:

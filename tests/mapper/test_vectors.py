@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
-from mapper.errors import MosaicError, QuestionError, StoreError
+from mapper.errors import MosaicError, QuestionError, VerifyError
 from mapper.exports.simplified import simplified
 from mapper.exports.vectors import DRIVERS, write_vectors
 from mapper.outlines import map_objects
@@ -259,7 +259,7 @@ def test_a_damaged_shard_leaves_the_file_that_was_there(tmp_path: Path, ending: 
     before = out.read_bytes()
     shard = max((tmp_path / "map.zarr/0/score/c").rglob("*/1/2"))
     shard.write_bytes(shard.read_bytes()[:-20])
-    with pytest.raises(StoreError):
+    with pytest.raises(VerifyError):
         write_vectors(known.url, out, kind="boxes")
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([out.name, "map.zarr"])

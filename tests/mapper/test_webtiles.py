@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyproj import Geod, Transformer
 
-from mapper.errors import QuestionError, StoreError
+from mapper.errors import QuestionError, VerifyError
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
@@ -192,7 +192,7 @@ def test_only_the_shards_under_a_tile_are_read(tmp_path: Path) -> None:
     tiles = WebTiles(Mosaic.open(mosaic.url, writable=False))
     far = tile_at(16, east - (east - west) / 8, south + (north - south) / 8)
     assert (tiles.tile(*far, prompt=0, time=0) != UNMAPPED).any()
-    with pytest.raises(StoreError):
+    with pytest.raises(VerifyError):
         tiles.tile(*tile_at(16, west + (east - west) / 8, north - (north - south) / 8), prompt=0, time=0)
 
 

@@ -14,7 +14,7 @@ import mapper
 from jobs.job import Job
 from jobs.ledger import RunFolder, run_names
 from jobs.verify import verify
-from mapper.errors import BusyError, MosaicError, SpecError
+from mapper.errors import MosaicError, SpecError
 from mapper.mosaic import Mosaic
 from tests.stories.command_line import Resmap
 from tests.stories.test_resume import PATIENCE_S, SLOW, driver, wait_until, write_job
@@ -97,14 +97,13 @@ def test_a_killed_driver_leaves_whole_commits_and_the_next_one_the_same_mosaic(
     job = write_job(tmp_path, merged(on_icechunk(world, mosaic), {"output": {"commit_shards": 3}}))
     with driver(job, "--gpus", "2", env=SLOW) as first:
         wait_until(lambda: bool(list(mosaic.parent.glob("map.resmap/runs/*/ledger/part-*"))), first)
-        with pytest.raises(BusyError):
-            Job.from_file(job).run(local=True).wait(timeout_s=PATIENCE_S)
         first.send_signal(signal.SIGKILL)
         first.wait(PATIENCE_S)
     (run,) = run_names(str(mosaic))
     folder = RunFolder(str(mosaic), run)
     assert 0 < len(folder.states()) < len(folder.tiles())
-    assert verify(str(mosaic), full=True).bad == ()  # what the ledger says is there, is there
+    # What the ledger says is there, is there; of what was committed last it may not know yet.
+    assert {fault.kind for fault in verify(str(mosaic), full=True).bad} <= {"extra"}
     assert Job.from_file(job).run(local=True).wait(timeout_s=PATIENCE_S).state == "done"
     assert same(levels_of(mosaic), levels_of(plain))
 
