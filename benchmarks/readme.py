@@ -190,7 +190,7 @@ def _write(figures: dict[str, Any]) -> list[str]:
 
 def _plan(figures: dict[str, Any]) -> list[str]:
     lines = ["| | items | tiles | seconds | of them | peak memory |", "|---|--:|--:|--:|---|--:|"]
-    for name in ("from table", "from snapshot", "tiles, all time", "tiles, by month"):
+    for name in ("from table", "from snapshot", "from documents", "tiles, all time", "tiles, by month"):
         one = figures["cases"][name]
         steps = ", ".join(f"{step} {seconds:.0f}" for step, seconds in one["seconds"].items())
         counts = f"{one['items']:,} | {one['tiles']:,}"
