@@ -36,6 +36,9 @@ from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelTask, build_shard
 
+SIGNAL_S = 0.5
+"""How late Ctrl-C is heard at most."""
+
 
 class Run:
     """A run under way in a thread. ``stop`` drains it; ``wait`` gives the summary or raises what ended it."""
@@ -78,7 +81,10 @@ class Run:
             TimeoutError: it has not ended yet.
             MapperError: what ended it.
         """
-        self._thread.join(timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._thread.is_alive() and (until is None or time.monotonic() < until):
+            # In short waits: a Ctrl-C that the system gives to another thread does not end one of the main thread's.
+            self._thread.join(SIGNAL_S if until is None else max(0.0, min(SIGNAL_S, until - time.monotonic())))
         if self._thread.is_alive():
             raise TimeoutError(f"run {self.name} goes on")
         if self._error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,17 +125,19 @@ def _run(job: Job, where: Where, *, retry: bool, repair: bool, as_json: bool) ->
         mend_run_files(job, watching.say)
     prepared = prepare(job, tell=watching.say)
     check_budget(prepared, elsewhere=where.address is not None, tell=watching.say)
-    under_way = start(
-        prepared,
-        gpus=where.gpus,
-        address=where.address,
-        local=where.local,
-        insecure_ray=where.insecure_ray,
-        watcher=watching,
-        retry=retry,
-        repair=repair,
-    )
-    with _draining(under_way):
+    with _draining() as drained:
+        under_way = drained(
+            start(
+                prepared,
+                gpus=where.gpus,
+                address=where.address,
+                local=where.local,
+                insecure_ray=where.insecure_ray,
+                watcher=watching,
+                retry=retry,
+                repair=repair,
+            )
+        )
         summary = under_way.wait()
     if as_json:
         print_json(summary.as_json())
@@ -171,19 +173,30 @@ def _picture(under_way: Run) -> Path | None:
 
 
 @contextlib.contextmanager
-def _draining(under_way: Run) -> Iterator[None]:
-    """The first Ctrl-C finishes what is in hand and saves; the second leaves at once."""
+def _draining() -> Iterator[Callable[[Run], Run]]:
+    """The first Ctrl-C finishes what is in hand of the run that is given, and saves; the second leaves at once."""
     import os
     import signal
 
+    runs: list[Run] = []
+    asked: list[int] = []
+
     def heard(number: int, frame: Any) -> None:
         print("finishing the tiles in hand; once more to leave at once", file=sys.stderr, flush=True)
-        under_way.stop()
+        asked.append(number)
+        for run in runs:
+            run.stop()
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+    def drained(run: Run) -> Run:
+        runs.append(run)
+        if asked:  # in the moment in which it began
+            run.stop()
+        return run
 
     before = signal.signal(signal.SIGINT, heard)
     try:
-        yield
+        yield drained
     finally:
         signal.signal(signal.SIGINT, before)
 

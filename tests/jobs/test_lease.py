@@ -86,6 +86,19 @@ def test_the_lease_of_a_driver_that_is_gone_is_taken_over_at_once(tmp_path: Path
         assert held["run"] == "run-2"
 
 
+def test_a_driver_that_died_and_whose_parent_has_not_asked_yet_is_gone(tmp_path: Path) -> None:
+    died = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, died.pid, os.WEXITED | os.WNOWAIT)
+        left_behind(tmp_path, pid=died.pid)
+        with Lease(str(tmp_path), "run-2"):
+            held = holder(tmp_path)
+            assert held is not None
+            assert held["run"] == "run-2"
+    finally:
+        died.wait()
+
+
 def test_a_driver_of_another_machine_is_waited_out(tmp_path: Path) -> None:
     left_behind(tmp_path, host="elsewhere")
     with pytest.raises(BusyError, match="other"), Lease(str(tmp_path), "run-2"):

@@ -217,7 +217,7 @@ def test_a_damaged_shard_is_an_error_and_no_map(tmp_path: Path) -> None:
     with served(app({"map": mosaic.url})) as address:
         answer = httpx.get(f"{address}/map/value", params={"lon": lon, "lat": lat, "time": 1})
     assert answer.status_code == 503
-    assert "could not be read" in answer.json()["error"]
+    assert "is damaged" in answer.json()["error"]
     assert str(tmp_path) not in answer.text
 
 

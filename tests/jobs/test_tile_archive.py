@@ -15,7 +15,7 @@ from pmtiles import reader
 from pmtiles.tile import Compression, HeaderDict, TileType, zxy_to_tileid
 
 from jobs.tile_archive import places_with_anything, write_pmtiles
-from mapper.errors import MosaicError, QuestionError, StoreError
+from mapper.errors import MosaicError, QuestionError, VerifyError
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
 from mapper.masks import PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
@@ -223,7 +223,7 @@ def test_a_damaged_shard_leaves_the_file_that_was_there(mosaic: Mosaic, tmp_path
     damaged.write_bytes(damaged.read_bytes()[:-7])
     out = tmp_path / "out.pmtiles"
     out.write_bytes(b"yesterday's")
-    with pytest.raises(StoreError):
+    with pytest.raises(VerifyError):
         write_pmtiles(str(tmp_path / "map.zarr"), out, prompt="lake")
     assert out.read_bytes() == b"yesterday's"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.zarr", "out.pmtiles"]
