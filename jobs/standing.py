@@ -167,7 +167,7 @@ def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool, redo: Redo | No
         built += _built(folder, plan, position)
     if redo is not None:
         sources[redo.tiles] = False
-        built = [_without(batch, redo.shards) for batch in built]
+        built = [without(batch, redo.shards) for batch in built]
     here = [position[prompt.name] for prompt in prepared.job.spec.prompts]
     missing = ~finished[here] & ~given_up
     if redo is not None and redo.only:
@@ -239,10 +239,10 @@ def tile_rows(batch: pa.RecordBatch, position: Place) -> Iterator[tuple[int, NDA
         yield prompt, tiles[prompts == prompt]
 
 
-def _without(built: NDArray[np.int32], shards: NDArray[np.int32]) -> NDArray[np.int32]:
+def without(built: NDArray[np.int32], shards: NDArray[np.int32]) -> NDArray[np.int32]:
     """Batches of ``BuiltShards`` without what stands of some shards."""
-    wide = max(int(built[:5].max(initial=0)), int(shards.max(initial=0))) + 1
-    keys, gone = (np.ravel_multi_index(list(of.astype(np.int64)), [wide] * 5) for of in (built[:5], shards.T))
+    extent = np.concatenate([built[:5], shards.T], axis=1).max(axis=1, initial=0) + 1
+    keys, gone = (np.ravel_multi_index(list(of.astype(np.int64)), extent.tolist()) for of in (built[:5], shards.T))
     return built[:, ~np.isin(keys, gone)]
 
 

@@ -17,7 +17,7 @@ from jobs.job import Job
 from jobs.ledger import FINISHED, GIVEN_UP, Built, Entry, RunFolder
 from jobs.plan import Plan
 from jobs.prepare import Prepared
-from jobs.standing import Rows, Standing, Wanted, rows_of, standing
+from jobs.standing import Rows, Standing, Wanted, rows_of, standing, without
 from jobs.tile_table import PlannedTile, TileTable
 from mapper.grid import Grid, Lattice, PixelBox
 from mapper.layout import MosaicSpec
@@ -243,3 +243,12 @@ def test_rows_are_those_whose_flag_is_set() -> None:
     rows = Rows(np.array([False, True, True]))
     assert (list(rows), len(rows)) == ([1, 2], 2)
     assert [row in rows for row in (0, 1, 2, 3, -1)] == [False, True, True, False, False]
+
+
+def test_what_is_built_anew_is_forgotten_alone_on_a_grid_of_any_size() -> None:
+    # Level, grid, step, row, column, prompt, tiles: a continent of small shards has more rows than five axes of one
+    # length would have numbers for.
+    built = np.array([[1, 0, 3, 90_000, 80_000, 0, 4], [1, 0, 3, 90_000, 80_001, 0, 4]], np.int32).T
+    left = without(built, np.array([[1, 0, 3, 90_000, 80_001]], np.int32))
+    assert left.T.tolist() == [[1, 0, 3, 90_000, 80_000, 0, 4]]
+    assert without(built, np.empty((0, 5), np.int32)).shape == built.shape
