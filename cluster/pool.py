@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from cluster.dispatch import PATIENCE_S, Dispatch
+from cluster.readings import Reading
 from cluster.retries import RetryPolicy, Verdict
 from mapper.errors import MapperError
 from mapper.map_tile import Result, Task
@@ -82,6 +83,10 @@ class Pool(Protocol):
         Raises:
             MapperError: no worker is left, nor one to come.
         """
+
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        """Worker → how many seconds ago it last said so, and what it said last of itself. Those that were given up are
+        not among them. May be called from another thread."""
 
     def close(self) -> None:
         """Let go of all workers. What they hold is abandoned."""
