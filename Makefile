@@ -2,18 +2,25 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FRONT := jobs/dashboard/front
+VENDOR := jobs/dashboard/static/vendor/LICENSES.txt
 
-.PHONY: help setup demo test slow quick chaos chaos-sim chaos-record check format pocket real clean
+.PHONY: help setup demo test slow quick chaos chaos-sim chaos-record fuzz check format pocket real clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/.ready  ## the virtual environment with everything in it
+setup: $(VENV)/.ready $(VENDOR)  ## the virtual environment with everything in it, and the libraries of the pages
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+$(VENDOR): $(FRONT)/package-lock.json $(FRONT)/vendor.mjs
+	@if ! command -v npm >/dev/null; then echo "there is no npm here: the dashboard will show its plain map"; \
+	elif cd $(FRONT) && npm ci --silent --ignore-scripts && node vendor.mjs; then :; \
+	else echo "npm did not bring the libraries of the pages: the dashboard will show its plain map"; fi
 
 demo: setup      ## map two sentences over a small Earth, on this machine, offline
 	$(BIN)/resmap demo
@@ -30,8 +37,11 @@ quick: setup     ## the suite without Ray and servers
 chaos: setup     ## kill drivers, workers and nodes, and break stores: tens of minutes
 	$(BIN)/python -m pytest -m chaos --timeout 3600
 
-chaos-sim: setup ## ten thousand runs on paper, each with faults of its own
+chaos-sim: setup ## ten thousand runs on paper, each with faults of its own: ten minutes of two cores
 	$(BIN)/python -m tests.simulation
+
+fuzz: setup      ## a minute of one core for each parser of what strangers write
+	$(BIN)/python -m tests.hostile
 
 chaos-record: setup ## the kills of `make chaos`, their figures put into benchmarks/results
 	$(BIN)/python -m tests.chaos --record

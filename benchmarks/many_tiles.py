@@ -18,6 +18,7 @@ from shapely.geometry import box
 
 from cluster import Finished, WorkerFacts
 from cluster.gpu_actor import Load
+from cluster.readings import Reading
 from jobs.job import Job
 from jobs.ledger import RunFolder
 from jobs.plan import Plan
@@ -149,6 +150,10 @@ class StandIn:
                 time.sleep(self._tile_s)
         return _result(task)
 
+    def reading(self) -> Reading:
+        """Nothing is measured of a sleep."""
+        return Reading(worker=self._name, pid=os.getpid())
+
 
 class Instant:
     """A pool in this process whose workers answer at once. Tasks become bytes, as on their way to an actor."""
@@ -174,6 +179,10 @@ class Instant:
         """The task that was given first."""
         worker, task, token = self._held.popleft()
         return [Finished(worker=worker, task=task, result=_result(task), token=token)]
+
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        """None."""
+        return {}
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -55,11 +55,42 @@ def _ended(figures: dict[str, Any]) -> str:
     return f"{_kills(figures)}; the run ended {seconds} s later"
 
 
+def _simulated(figures: dict[str, Any]) -> str:
+    return (
+        f"{figures['runs']:,} runs, {len(figures['broken'])} broken; {sum(figures['faults'].values()):,} faults of "
+        f"{len(figures['faults'])} kinds, {figures['sittings']:,} drivers, "
+        f"{figures['hours_on_their_clocks']:,.0f} h on their clocks"
+    )
+
+
+def _fuzzed(figures: dict[str, Any]) -> str:
+    parsers = figures["parsers"].values()
+    return (
+        f"{sum(told['runs'] for told in parsers):,} inputs for {len(parsers)} parsers, "
+        f"{sum(len(told['faults']) for told in parsers)} faults"
+    )
+
+
+def _slower(figures: dict[str, Any]) -> str:
+    told = f"{figures['longer_at_5_percent']:.2f} times as long with 5 % of requests failing"
+    whole = figures["all_done"] and figures["each_tile_once"] and figures["same_pixels"]
+    return f"{told}; 20 % and {figures['outage_s']:g} s away: {'the same map' if whole else 'NOT the same map'}"
+
+
 KILLS, SECRETS, LONG = "tests/chaos/test_kills.py", "tests/chaos/test_secrets.py", "tests/chaos/test_long.py"
 RUNS = "tests/faults/test_runs.py"
 WHATEVER = f"{LONG}::test_whatever_is_killed_the_map_is_that_of_an_undisturbed_run"
 
 PROMISES = (
+    Kept(
+        promise="Whatever fails and whoever dies, every tile ends in one state, and store and ledger agree",
+        tests=(
+            "tests/simulation/test_simulation.py::test_whatever_goes_wrong_the_mosaic_is_the_undisturbed_one_and_the_ledger_says_so",
+        ),
+        result="simulation",
+        says=_simulated,
+        command="make chaos-sim",
+    ),
     Kept(
         promise="A driver may be killed at any point, and the next one finishes the same map, byte for byte",
         tests=(f"{KILLS}::test_drivers_that_died_at_every_point_leave_the_map_of_one_that_lived", WHATEVER),
@@ -139,6 +170,13 @@ PROMISES = (
         tests=(f"{RUNS}::test_a_run_with_a_fifth_of_all_requests_failing_and_an_outage_leaves_the_same_map",),
     ),
     Kept(
+        promise="Against a server that checks signatures, too; a twentieth of requests failing costs little time",
+        tests=(f"{RUNS}::test_a_run_against_ceph_outlasts_errors_and_an_outage_of_two_minutes",),
+        result="faults-radosgw-zarr",
+        says=_slower,
+        command="python -m benchmarks.bench_faults --server radosgw",
+    ),
+    Kept(
         promise="A put whose answer is lost is neither lost nor doubled",
         tests=(f"{RUNS}::test_puts_whose_answers_are_lost_are_neither_lost_nor_doubled",),
     ),
@@ -170,6 +208,16 @@ PROMISES = (
             "tests/hostile/test_rasters.py::test_no_file_makes_us_hold_more_than_the_limit",
             "tests/hostile/test_rasters.py::test_no_file_makes_us_open_another",
         ),
+    ),
+    Kept(
+        promise="Input that no one thought of ends in a value or in a sentence, whatever parser it is given to",
+        tests=(
+            "tests/hostile/test_fuzz_documents.py::test_input_that_no_one_thought_of_is_taken_or_refused",
+            "tests/hostile/test_rasters_fuzz.py::test_spoiled_files_give_pixels_or_an_error_of_ours",
+        ),
+        result="fuzz",
+        says=_fuzzed,
+        command="make fuzz",
     ),
     Kept(
         promise="A catalog leads to no address that it may not name, not by redirects either",

@@ -26,9 +26,13 @@ _PLAIN_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3}|\.\d{6})?
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
+_QUOTED = 80
+"""Characters of a date that are said again where it is none."""
+
 _LONGEST_FILTER = 10_000
-_PLAIN_BRACKETS, _PLAIN_DEPTH = 8, 4
-"""Brackets, signs and NOTs in a filter that is parsed here; how deep one lies in the other in one that is checked here.
+_PLAIN_BRACKETS, _PLAIN_DEPTH, _PLAIN_LENGTH = 8, 4, 300
+"""Brackets, signs and NOTs in a filter that is parsed here; how deep one lies in the other in one that is checked here,
+and how long it is: what cql2 says of fifty terms that compare a comparison takes more than a gigabyte.
 The time that cql2 0.5 takes doubles with each open bracket, and grows tenfold with each comparison of a comparison; in
 some hundred of them it ends the process. So what is not plain is looked at in another."""
 
@@ -36,6 +40,11 @@ _CHECKED_S = 10.0
 _NESTING = re.compile(r"[(\[+-]|\bnot\b", re.IGNORECASE)
 _CHECKER = """
 import json, sys, cql2
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+except (ImportError, OSError, ValueError):
+    pass
 expression = cql2.parse_text(sys.stdin.read())
 expression.validate()
 print(json.dumps(expression.to_json()))
@@ -79,7 +88,7 @@ def interval_of(text: str) -> Interval:
     first = _FIRST if begin in ("", "..") else _span(begin, text)[0]
     last = _LAST if end in ("", "..") else _span(end, text)[1]
     if first > last:
-        raise SpecError(f"datetime {text!r} ends before it begins", fix="write the earlier date first")
+        raise SpecError(f"datetime {text[:_QUOTED]!r} ends before it begins", fix="write the earlier date first")
     return Interval(first=first, last=last)
 
 
@@ -207,7 +216,7 @@ def _parsed(text: str) -> cql2.Expr:
     """The expression in a text; raises what cql2 does, or that it took too long."""
     if len(_NESTING.findall(text)) <= _PLAIN_BRACKETS:
         expression = cql2.parse_text(text)
-        if _depth(expression.to_json()) <= _PLAIN_DEPTH:
+        if len(text) <= _PLAIN_LENGTH and _depth(expression.to_json()) <= _PLAIN_DEPTH:
             expression.validate()
             return expression
     command = [sys.executable, "-I", "-c", _CHECKER]
@@ -275,7 +284,7 @@ def _span(text: str, whole: str) -> tuple[datetime, datetime]:
         return first, first + (timedelta(days=days) - timedelta(microseconds=1))
     except (ValueError, OverflowError) as error:
         raise SpecError(
-            f"datetime {whole!r} is no date or range of dates",
+            f"datetime {whole[:_QUOTED]!r} is no date or range of dates",
             fix='write it as in "2020-01-01/2020-12-31", "2020-06" or "2020-06-01/.."',
         ) from error
 

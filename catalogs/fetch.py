@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 from catalogs.connections import bounded, guarded_session
 from catalogs.hrefs import check_link, is_remote, local_path, reach_of, scheme_of, unsigned
 from mapper.errors import CatalogError, CredentialsError, MapperError, MissingError, SpecError
+from mapper.traffic import TRAFFIC, host_of
 
 _AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _LONGEST_WAIT_S = 30.0
@@ -137,15 +138,17 @@ class Fetch:
         """The head of an answer, redirects followed: but not to what is nearer than the place that was asked."""
         target = place
         for _ in range(_MOST_REDIRECTS + 1):
-            answer = self.session.request(
-                "GET" if body is None else "POST",
-                target,
-                json=body,
-                headers=dict(headers or {}),
-                timeout=(self.connect_timeout_s, self.read_timeout_s),
-                stream=True,
-                allow_redirects=False,
-            )
+            with TRAFFIC.request("catalog", host_of(target)) as request:  # until its answer begins
+                answer = self.session.request(
+                    "GET" if body is None else "POST",
+                    target,
+                    json=body,
+                    headers=dict(headers or {}),
+                    timeout=(self.connect_timeout_s, self.read_timeout_s),
+                    stream=True,
+                    allow_redirects=False,
+                )
+                request.status = answer.status_code
             if not answer.is_redirect:
                 return answer
             answer.close()

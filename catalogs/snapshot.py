@@ -92,6 +92,37 @@ def thawed(frozen: bytes, *, fields: Collection[str] | None = None) -> Iterator[
         raise CatalogError(f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again") from error
 
 
+def thawed_rows(frozen: bytes, rows: Collection[int], *, fields: Collection[str] | None = None) -> dict[int, StacItem]:
+    """Some items of a frozen search by their rows; what is not asked for is not made, and little of it is decoded.
+
+    Args:
+        frozen: the file.
+        rows: of items; those that the file does not have are left out.
+        fields: as for ``thawed``.
+
+    Raises:
+        CatalogError: it is no such file.
+    """
+    found: dict[int, StacItem] = {}
+    try:
+        file = pq.ParquetFile(io.BytesIO(frozen))
+        documents = [DOCUMENT] if DOCUMENT in file.schema_arrow.names else None
+        begin = 0
+        for group in range(file.num_row_groups):
+            end = begin + file.metadata.row_group(group).num_rows
+            if any(begin <= row < end for row in rows):
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=documents):
+                    wanted = [row for row in rows if begin <= row < begin + len(batch)]
+                    some = pa.Table.from_batches([batch.take(pa.array([row - begin for row in wanted], pa.int64()))])
+                    told = map(json.loads, some.column(0).to_pylist()) if documents else None
+                    found |= zip(wanted, told or table_documents(some, fields=fields), strict=True)
+                    begin += len(batch)
+            begin = end
+    except (*_UNFIT, OSError) as error:
+        raise CatalogError(f"the frozen search cannot be read: {str(error)[:200]}", fix="plan the job again") from error
+    return found
+
+
 def _has_boxes(batches: Batches) -> bool:
     """Whether the columns are all that readers of stac-geoparquet look for."""
     schema = batches.held[0].schema

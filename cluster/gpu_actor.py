@@ -7,6 +7,7 @@ driver ◄─ sign of life ─ a thread of its own ─────────�
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
@@ -18,11 +19,15 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from cluster.lines import Contact, Line
+from cluster.metrics import RayMetrics
 from cluster.pool import WorkerFacts
 from cluster.readers import reading_with
+from cluster.readings import Reading
 from cluster.worker import MOST_HELD
 from mapper.errors import MapperError
 from mapper.map_tile import Result, Setup, Task, TileMapper
+
+_log = logging.getLogger(__name__)
 
 
 class Works(Protocol):
@@ -40,6 +45,9 @@ class Works(Protocol):
         """As of ``Worker``."""
 
     def run(self, task: Task) -> Result | MapperError:
+        """As of ``Worker``."""
+
+    def reading(self) -> Reading:
         """As of ``Worker``."""
 
 
@@ -60,6 +68,7 @@ class Loaded:
 
     facts: WorkerFacts
     holds: int
+    reading: Reading | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +85,17 @@ class Answered:
     number: int
     result: Result | MapperError
     holds: int
+    reading: Reading | None = None
+    """Where nothing else is in hand: it may be the last for long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """Said every few seconds, with how often anything in the worker has got on so far."""
+    """Said every second, with how often anything in the worker has got on so far."""
 
     moves: int
+    reading: Reading | None
+    """None until the model is loaded, and where it cannot be told."""
 
 
 Said: TypeAlias = Placed | Loaded | NotLoaded | Answered | Alive
@@ -92,8 +105,11 @@ class GpuActor:
     """Owns one worker. Ray pins its GPU through CUDA_VISIBLE_DEVICES."""
 
     def __init__(self, name: str, setup: Setup, load: Load, worker: Callable[[str, Setup, Load], Works]) -> None:
+        self._name = name
         self._make, self._load = partial(worker, name, setup), load
         self._worker: Works | None = None
+        self._silent = False
+        """Whether it has been said that nothing can be said."""
 
     def serve(self, contact: Contact, readers: Sequence[Any], alive_every_s: float) -> None:
         """Load the model and work until the driver hangs up. One call, as long as the actor lives."""
@@ -103,7 +119,7 @@ class GpuActor:
         threading.Thread(target=self._live, args=(over, alive_every_s), name="alive", daemon=True).start()
         try:
             worker = self._worker = self._make(reading_with(self._load, readers))
-            self._say(Loaded(worker.facts(), worker.holds))
+            self._say(Loaded(worker.facts(), worker.holds, self._reading(worker)))
             self._work(worker)
         except MapperError as error:
             self._say(NotLoaded(error))
@@ -121,15 +137,33 @@ class GpuActor:
 
     def _run(self, worker: Works, number: int, task: Task) -> None:
         try:
-            self._say(Answered(number, worker.run(task), worker.holds))
+            result = worker.run(task)
+            reading = self._reading(worker)
+            last = reading is not None and not reading.in_hand
+            self._say(Answered(number, result, worker.holds, reading if last else None))
         except Exception as error:  # an answer that cannot be sent, say: somebody waits for one
             what = f"a defect in resmap: {type(error).__name__}: {error}"
             lost = MapperError(what, fix="please report it with this line", tile=task.name)
             self._say(Answered(number, lost, worker.holds))
 
     def _live(self, over: threading.Event, every_s: float) -> None:
+        metrics = RayMetrics(self._name, socket.gethostname())
         while not over.wait(every_s):
-            self._say(Alive(0 if self._worker is None else self._worker.moves))
+            worker = self._worker
+            reading = None if worker is None else self._reading(worker)
+            self._say(Alive(0 if worker is None else worker.moves, reading))
+            if reading is not None:
+                metrics.say(reading)
+
+    def _reading(self, worker: Works) -> Reading | None:
+        """What it says of itself. Whatever goes wrong with that is no concern of its tiles."""
+        try:
+            return worker.reading()
+        except Exception as error:
+            if not self._silent:
+                self._silent = True
+                _log.warning("this worker cannot say how it does: %s: %s", type(error).__name__, error)
+            return None
 
     def _say(self, said: Said) -> None:
         self._line.send(pickle.dumps(said, protocol=pickle.HIGHEST_PROTOCOL))

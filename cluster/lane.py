@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from cluster.sizing import Batch
+from cluster.tally import Tally
 from mapper.errors import ResourceError
 from mapper.imagery import Pixels
 from mapper.look import Ask
 from mapper.map_tile import TileMapper
 from mapper.reuse import Answer
+from mapper.work import SPENT
 
 CPU_THREADS = 1
 """Torch threads of a model on the CPU. Their number changes the last bits of fp32 convolutions, so it is the same
@@ -56,6 +58,9 @@ class Lane:
         self.mapper = self._thread.submit(load).result()
         model = self.mapper.model
         self._batch = Batch(size=model.batch, most=model.batch, least=model.launch)
+        self.tally = Tally()
+        """Of its time, from now on."""
+
         self._going = self._thread.submit(self._go)
 
     @property
@@ -95,7 +100,10 @@ class Lane:
 
     def _go(self) -> None:
         while asked := self._taken():
+            self.tally.compute()
+            copied_s = SPENT.seconds()["copy"]
             self._answer(asked)
+            self.tally.rest(copied_s=SPENT.seconds()["copy"] - copied_s)
         for one in self._waiting:
             one.answer.set_exception(ResourceError("the worker was closed"))
 
@@ -113,7 +121,7 @@ class Lane:
             return taken
 
     def _answer(self, asked: list[_Asked]) -> None:
-        begun = time.perf_counter()
+        begun, copied_s = time.perf_counter(), SPENT.seconds()["copy"]
         try:
             answers = self.mapper.model.logits([one.pixels for one in asked], asked[0].prompts)
         except Exception as error:
@@ -127,7 +135,9 @@ class Lane:
                 for one in asked:
                     heappush(self._waiting, one)
             return
-        seconds = (time.perf_counter() - begun) / len(asked)
+        took_s = time.perf_counter() - begun
+        SPENT.add("infer", took_s - (SPENT.seconds()["copy"] - copied_s))
+        seconds = took_s / len(asked)
         self.batches += 1
         self._batch = self._batch.after(out_of_memory=False) or self._batch
         for one, logits in zip(asked, answers, strict=True):

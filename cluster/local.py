@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from cluster.pool import Finished, WorkerFacts, heard
+from cluster.readings import Reading
 from cluster.worker import MOST_HELD, Worker
 from mapper.map_tile import Setup, Task, TileMapper
 
@@ -36,6 +37,10 @@ class LocalPool:
     def finished(self, timeout_s: float) -> list[Finished]:
         """The tasks that are over."""
         return heard(self._over, timeout_s)
+
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        """Of the one worker, as of now."""
+        return {NAME: (0.0, self._worker.reading())}
 
     def close(self) -> None:
         """Wait for the threads, then let the model go."""

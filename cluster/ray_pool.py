@@ -29,9 +29,13 @@ from cluster.liveness import LOOK_S, Limits, Signs, Watched
 from cluster.pool import Finished, WorkerFacts
 from cluster.ray_cluster import connect, first_line
 from cluster.readers import cluster_nodes, place_readers, readers_wanted
+from cluster.readings import Reading
 from cluster.worker import Worker
 from mapper.errors import MapperError, ModelError, ResourceError, WorkerLostError
 from mapper.map_tile import Setup, Task, TileMapper
+
+SAID_EVERY_S = 1.0
+"""How often an actor says what it measured, and with it that it lives."""
 
 MOST_FALLS = 3
 """Actors in a row that a seat may lose before one of them has finished a task."""
@@ -94,6 +98,9 @@ class RayPool:
         self._seats: dict[str, _Seat] = {}
         self._lines: dict[int, _Seat] = {}
         self._holds: dict[str, int] = {}
+        self._readings: dict[str, tuple[float, Reading]] = {}
+        """Worker → when it said so last, and what."""
+
         self._ended: list[Finished] = []
         self._over: SimpleQueue[tuple[int, str]] = SimpleQueue()
         self._numbers = itertools.count()
@@ -140,6 +147,11 @@ class RayPool:
         ended, self._ended = self._ended, []
         return ended
 
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        """What the actors that have loaded said last. One that took another's place has said nothing yet."""
+        now = time.monotonic()
+        return {name: (max(0.0, now - at), reading) for name, (at, reading) in self._readings.copy().items()}
+
     def close(self) -> None:
         """Kill the actors, and the cluster if it was started here."""
         if self._board is not None:
@@ -184,7 +196,7 @@ class RayPool:
         contact = self._lines_open.contact()
         seat.line, seat.signs, seat.placed, seat.facts = contact.number, Signs(), None, None
         self._lines[seat.line] = seat
-        call = seat.actor.serve.remote(contact, self._readers, self._limits.alive_every_s)
+        call = seat.actor.serve.remote(contact, self._readers, min(SAID_EVERY_S, self._limits.alive_every_s))
 
         def over(done: Future[None], line: int = seat.line) -> None:
             error = done.exception()
@@ -241,6 +253,7 @@ class RayPool:
                 self._answered(seat, said, at)
             case Alive():
                 seat.signs.move(at, said.moves)
+                self._read(seat, said.reading)
             case Placed():
                 seat.placed = said
             case Loaded():
@@ -253,6 +266,7 @@ class RayPool:
         seat.signs.move(at)
         seat.falls = 0
         self._holds[seat.name] = said.holds
+        self._read(seat, said.reading)
         self._ended.append(Finished(worker=seat.name, task=task, result=said.result, token=token))
 
     def _loaded(self, seat: _Seat, said: Loaded, at: float) -> None:
@@ -266,6 +280,13 @@ class RayPool:
             self._not_loaded(seat, error, at)
             return
         seat.facts, self._holds[seat.name] = said.facts, said.holds
+        self._read(seat, said.reading)
+
+    def _read(self, seat: _Seat, reading: Reading | None) -> None:
+        """Keep what an actor said of itself; its threads speak in any order, and what is older is no news."""
+        known = self._readings.get(seat.name)
+        if reading is not None and (known is None or known[1].up_s <= reading.up_s):
+            self._readings[seat.name] = time.monotonic(), reading
 
     def _not_loaded(self, seat: _Seat, error: MapperError, at: float) -> None:
         if not seat.falls:
@@ -313,6 +334,7 @@ class RayPool:
         del self._lines[seat.line]
         self._lines_open.hang_up(seat.line)
         self._holds.pop(seat.name, None)
+        self._readings.pop(seat.name, None)
         with contextlib.suppress(RayError, ValueError):  # Ray has forgotten it already
             ray.kill(seat.actor, no_restart=True)
 

@@ -16,7 +16,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from mapper.grid import Lattice, PixelBox
 from mapper.imagery import PlacedItem, View
 from mapper.map_tile import Setup, TileMapper
 from mapper.read import RasterReader, Reader
+from mapper.traffic import TRAFFIC, Calls, calls_since
+from mapper.work import SPENT, spent_since
 
 CORES_A_WORKER = 4
 """Cores that feed one GPU. It takes 20 windows of 896 px a second, 16 Mpx: two cores where they are warped (7 Mpx/s
@@ -83,17 +85,40 @@ def cluster_nodes(workers: int) -> list[Node]:
     return nodes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What a reader answers."""
+
+    answer: View | MapperError
+    work_s: Mapping[str, float]
+    """Seconds of its threads, by ``WORK``, since it last told anybody: most of them for this view. Over all its
+    answers they are counted once."""
+
+    calls: tuple[Calls, ...]
+    """Likewise."""
+
+
 class ReaderActor:
     """The Ray actor that reads for others."""
 
     def __init__(self, setup: Setup) -> None:
+        self._telling = threading.Lock()
+        self._told = SPENT.seconds(), TRAFFIC.calls()
         self._reader = RasterReader(bands=setup.bands, stretch=setup.stretch, composite=setup.composite, threads=CALLS)
 
     def ready(self) -> None:
         """Answers once it runs."""
 
-    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> Read:
         """As ``Reader.read``; what goes wrong comes back as a value, as it is."""
+        with SPENT.computing("decode"):
+            answer = self._view(items, lattice, frame)
+        with self._telling:
+            (work_s, calls), self._told = self._told, (SPENT.seconds(), TRAFFIC.calls())
+            since = spent_since(work_s, self._told[0]), calls_since(calls, self._told[1])
+        return Read(answer=answer, work_s=since[0], calls=since[1])
+
+    def _view(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
         try:
             reach("reader-reads")
             return self._reader.read(items, lattice, frame)
@@ -167,7 +192,7 @@ class RemoteReader:
         """
         while (reader := self._least_busy()) is not None:
             try:
-                answer = ray.get(reader.read.remote(tuple(items), lattice, frame), timeout=self._silent_s)
+                read: Read = ray.get(reader.read.remote(tuple(items), lattice, frame), timeout=self._silent_s)
             except RayTaskError as error:
                 self._free(reader)
                 raise error.cause from None  # a defect, as it would have been here
@@ -176,10 +201,11 @@ class RemoteReader:
                 self._leave_out(reader, error)
                 continue
             self._free(reader)
-            if isinstance(answer, MapperError):
-                raise answer
-            view: View = answer
-            return view
+            SPENT.add_all(read.work_s)
+            TRAFFIC.add_all(read.calls)
+            if isinstance(read.answer, MapperError):
+                raise read.answer
+            return read.answer
         return self._own.read(items, lattice, frame)
 
     def _least_busy(self) -> Any:

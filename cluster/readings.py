@@ -5,43 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-WORK = ("read", "decode", "copy", "infer", "blend", "encode", "write")
-"""What a worker's threads spend their time on: bytes fetched, decoded and warped, pixels to the device, the model, windows
-cut and blended, shards encoded, shards put."""
+from mapper.traffic import LATENCY_MS, Calls
+from mapper.work import WORK
+
+__all__ = ["LATENCY_MS", "WAITS", "WORK", "Calls", "Reading"]
 
 WAITS = ("read", "decode", "copy", "blend", "encode", "write", "tasks")
 """What a model waits for while it stands idle: the stage that the next tile is at; ``tasks`` where there is none."""
 
-LATENCY_MS = tuple(2**n for n in range(18))
-"""Upper bounds of the classes in which requests are counted by how long they took, 1 ms to 131 s; one more is for longer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calls:
-    """Requests of one worker to one host, counted since the worker began."""
-
-    kind: str
-    """imagery · store · catalog"""
-
-    host: str
-    """Name of the host, or of the bucket; ``files`` for local ones. Never a path, never a query."""
-
-    done: int = 0
-    failed: int = 0
-    """Of those done, the ones that gave an error; each try counts."""
-
-    throttled: int = 0
-    """Of those failed, the ones that were told to come slower (429, 503)."""
-
-    moved_bytes: int = 0
-    took: tuple[int, ...] = (0,) * (len(LATENCY_MS) + 1)
-    """Requests by class of ``LATENCY_MS``."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one worker says of itself. Counts and seconds only grow, from its model's being loaded on; an actor that takes
-    another's place begins again at 0, with another ``began``."""
+    """What one worker says of itself. Counts and seconds only grow, from its model's being loaded on; an actor that
+    takes another's place begins again at 0, with another ``began``."""
 
     worker: str
     host: str = ""
@@ -87,3 +63,4 @@ class Reading:
     """Of its GPU as the driver of the card says, 0 to 1."""
 
     calls: tuple[Calls, ...] = ()
+    """Of its process and of those that read for it, since it began."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mapper.errors import Cause, MapperError, StoreError
+from mapper.errors import BrokenReadError, Cause, MapperError, StoreError
 
 
 class Verdict(Enum):
@@ -121,8 +121,9 @@ class Outage:
     _since: float = 0.0
     """When the first of them ended."""
 
-    _tasks: set[int] = field(default_factory=set)
-    """Some of them, two at most: what fails alone may be at fault itself."""
+    _failing: set[object] = field(default_factory=set)
+    """Some of the tasks whose tries they were, two at most: what fails alone may be at fault itself. Where files came
+    broken, the files in their place: however many tiles one of them shows, it fails alone."""
 
     _shared: bool = False
     """Whether the mosaic itself could not be written or read, which is no tile's fault."""
@@ -140,7 +141,7 @@ class Outage:
     def went_well(self) -> None:
         """Something answered."""
         self._failed, self._shared = 0, False
-        self._tasks.clear()
+        self._failing.clear()
 
     def failed(self, task: int, error: MapperError, now: float) -> None:
         """A try of a task ended so. Only what is transient is a sign of an outage; bad input shows that it arrived."""
@@ -152,8 +153,8 @@ class Outage:
         self._since = self._since if self._failed else now
         self._failed += 1
         self._shared |= isinstance(error, StoreError)
-        if len(self._tasks) < 2:
-            self._tasks.add(task)
+        if len(self._failing) < 2:
+            self._failing.add(error.where.get("asset", task) if isinstance(error, BrokenReadError) else task)
         if not was_there:
             self._wait_s = self.policy.first_wait_s
             self.probe_at = now + self._wait_s
@@ -170,5 +171,5 @@ class Outage:
         return (
             self.policy.outage_s > 0
             and self._failed >= self.policy.outage_tries
-            and (self._shared or len(self._tasks) > 1)
+            and (self._shared or len(self._failing) > 1)
         )

@@ -23,13 +23,15 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from zlib import crc32
 
 from cluster.events import Clock, Line, Store, Story, Wait, go_on
 from cluster.pool import Finished, WorkerFacts
+from cluster.readings import WORK, Reading
 from cluster.sizing import Queues, Sizes
+from cluster.tally import Tally, stage_of
 from mapper.errors import MapperError, WorkerLostError
 from mapper.map_tile import Task, TileResult
 
@@ -168,6 +170,10 @@ class SimulatedPool:
         self._over.clear()
         return over
 
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        """Of those alive, as of now."""
+        return {name: (0.0, self._workers[name].reading(name)) for name in self._holds}
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -192,22 +198,36 @@ class SimulatedPool:
         of_tile = world.seed * 1_000_003 + held.task.id
         model_s = times * world.model_s.draw(random.Random(of_tile))
         chance = random.Random(of_tile << 32 | crc32(name.encode()))  # another day at the store for another worker
+        at.waits()
         yield at.readers
+        read_s = self._clock.time
         yield times * sum(world.latency_s.draw(chance) for _ in range(world.requests))
         yield self._store.transfer(world.read_bytes)
-        yield times * world.decode_s.draw(chance)
+        decode_s = times * world.decode_s.draw(chance)
+        at.worked(read=self._clock.time - read_s, decode=decode_s)
+        yield decode_s
         at.readers.leave()
         yield at.model
+        at.tally.compute()
+        at.waits()
         yield model_s
         at.busy_s += model_s
+        at.worked(infer=model_s)
+        at.tally.rest()
         at.model.leave()
         at.resize(world.size(at.sizes, at.queues()))
         self._holds[name] = at.sizes.holds
+        at.waits()
         yield at.writers
-        yield times * (world.encode_s.draw(chance) + world.latency_s.draw(chance))
+        encode_s, latency_s = times * world.encode_s.draw(chance), times * world.latency_s.draw(chance)
+        yield encode_s + latency_s
+        write_s = self._clock.time
         yield self._store.transfer(world.write_bytes)
+        at.worked(encode=encode_s, write=latency_s + self._clock.time - write_s)
         at.writers.leave()
+        at.tiles += 1
         at.held.remove(held)
+        at.waits()
         self._tiles += 1
         self._tell(name, held, _result(held.task))
 
@@ -254,6 +274,30 @@ class _Worker:
         self.model = Line(clock, 1)
         self.writers = Line(clock, sizes.writers)
         self.held: list[_Held] = []
+        self.tiles = 0
+        self.tally = Tally(lambda: clock.time)
+        self._began = clock.time
+        self._work_s = dict.fromkeys(WORK, 0.0)
+
+    def waits(self) -> None:
+        """What it has in hand has changed."""
+        seen = self.queues()
+        unwritten, full = seen.unwritten + seen.writing, len(self.held) >= self.sizes.holds
+        reading = seen.reading + seen.waiting
+        self.tally.stage(stage_of(ready=seen.ready, reading=reading, unwritten=unwritten, full=full))
+
+    def worked(self, **seconds: float) -> None:
+        """Count what a tile took, by ``WORK``."""
+        for work, more in seconds.items():
+            self._work_s[work] += more
+
+    def reading(self, name: str) -> Reading:
+        charged = self.tally.charged(self._work_s)
+        return Reading(
+            worker=name, host="paper", device="paper", began=self._began, up_s=charged.up_s, busy_s=charged.busy_s,
+            waited_s=charged.waited_s, work_s=dict(self._work_s), tiles=self.tiles, windows=self.tiles, batch=1,
+            in_hand=len(self.held), holds=self.sizes.holds, queues=asdict(self.queues()),
+        )  # fmt: skip
 
     def queues(self) -> Queues:
         return Queues(

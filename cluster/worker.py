@@ -16,10 +16,14 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
+from cluster.account import Account
 from cluster.lane import Lane, ran_out_of_memory
 from cluster.pool import WorkerFacts
+from cluster.readings import Reading
 from cluster.sizing import Limits, Queues, Sizes, sized
+from cluster.tally import Tally, stage_of
 from mapper.errors import MapperError, ResourceError
 from mapper.map_tile import Result, Setup, Task, TileMapper, TileResult, TileTask
 from mapper.pyramid import LevelTask
@@ -51,7 +55,8 @@ class Worker:
         self._lane = Lane(name, lambda: load(setup))
         self._mapper = self._lane.mapper
         self._numbers = itertools.count()
-        self._stages = _Stages(held_bytes)
+        self._stages = _Stages(held_bytes, self._lane.tally)
+        self._account = Account(name, self._mapper.segmenter.device, self._lane.tally)
 
     def facts(self) -> WorkerFacts:
         """What it is and where."""
@@ -66,21 +71,34 @@ class Worker:
     @property
     def holds(self) -> int:
         """How many tasks it wants in hand at present, 1 to ``MOST_HELD``."""
-        return min(self._stages.sizes.holds, MOST_HELD)
+        return self._stages.holds
 
     @property
     def moves(self) -> int:
         """How often anything in it has got on so far: a tile from one stage to the next, a batch through the model."""
         return self._stages.moves + self._lane.batches
 
+    def reading(self) -> Reading:
+        """What it says of itself now."""
+        stages = self._stages
+        return self._account.reading(
+            batch=self._lane.batch, in_hand=stages.in_hand, holds=self.holds, queues=asdict(stages.queues())
+        )
+
     def run(self, task: Task) -> Result | MapperError:
         """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever
         goes wrong comes back as a value with its place."""
+        with self._stages.in_hands():
+            return self._done(task)
+
+    def _done(self, task: Task) -> Result | MapperError:
         try:
             if isinstance(task, LevelTask):
-                with self._stages.writing():
+                with self._stages.writing(of_tile=False):
                     return self._mapper.build(task)
-            return self._mapped(task)
+            result = self._mapped(task)
+            self._account.count(result)
+            return result
         except MapperError as error:
             error.where.setdefault("tile", task.name)
             return error
@@ -116,28 +134,51 @@ class Worker:
 
 
 class _Stages:
-    """How many tiles are at which stage, and how many may be: the sizes follow the queues."""
+    """How many tiles are at which stage, and how many may be: the sizes follow the queues. What the model waits for
+    follows them, too."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, tally: Tally) -> None:
         self.sizes = Sizes()
-        self.moves = 0
+        self.moves = self.in_hand = 0
         self._limits = Limits()
-        self._budget_bytes = budget_bytes
+        self._budget_bytes, self._tally = budget_bytes, tally
         self._bytes = self._waiting = self._reading = self._ready = self._unwritten = self._writing = 0
+        self._kept_out = self._tiles_unwritten = 0
         self._change = threading.Condition()
+
+    @property
+    def holds(self) -> int:
+        """Tasks to have in hand."""
+        return min(self.sizes.holds, MOST_HELD)
+
+    @contextmanager
+    def in_hands(self) -> Iterator[None]:
+        """While a task is in hand."""
+        with self._change:
+            self.in_hand += 1
+            self._changed()
+        try:
+            yield
+        finally:
+            with self._change:
+                self.in_hand -= 1
+                self._changed()
 
     @contextmanager
     def held(self, nbytes: int) -> Iterator[None]:
         """While a tile is in memory."""
         with self._change:
+            self._kept_out += 1
+            self._changed()
             self._change.wait_for(lambda: self._bytes == 0 or self._bytes + nbytes <= self._budget_bytes)
+            self._kept_out -= 1
             self._bytes += nbytes
         try:
             yield
         finally:
             with self._change:
                 self._bytes -= nbytes
-                self._change.notify_all()
+                self._changed()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -147,33 +188,37 @@ class _Stages:
             self._change.wait_for(lambda: self._reading < self.sizes.readers)
             self._waiting -= 1
             self._reading += 1
+            self._changed()
         try:
             yield
         finally:
             with self._change:
                 self._reading -= 1
                 self.moves += 1
-                self._change.notify_all()
+                self._changed()
 
     @contextmanager
     def on_model(self) -> Iterator[None]:
         """From a tile's being read until all is said of it."""
         with self._change:
             self._ready += 1
+            self._changed()
         try:
             yield
         finally:
             with self._change:
                 self._ready -= 1
                 self.moves += 1
-                self.sizes = sized(self.sizes, self._queues(), self._limits)
-                self._change.notify_all()
+                self.sizes = sized(self.sizes, self.queues(), self._limits)
+                self._changed()
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """While a tile is encoded and put."""
+    def writing(self, *, of_tile: bool = True) -> Iterator[None]:
+        """While a tile, or a shard above them, is encoded and put."""
         with self._change:
             self._unwritten += 1
+            self._tiles_unwritten += of_tile
+            self._changed()
             self._change.wait_for(lambda: self._writing < self.sizes.writers)
             self._unwritten -= 1
             self._writing += 1
@@ -182,14 +227,28 @@ class _Stages:
         finally:
             with self._change:
                 self._writing -= 1
+                self._tiles_unwritten -= of_tile
                 self.moves += 1
-                self._change.notify_all()
+                self._changed()
 
-    def _queues(self) -> Queues:
+    def queues(self) -> Queues:
+        """Tiles by what they are at."""
         return Queues(
             waiting=self._waiting,
             reading=self._reading,
             ready=self._ready,
             unwritten=self._unwritten,
             writing=self._writing,
+        )
+
+    def _changed(self) -> None:
+        """Say so to who waits for it, and to who counts."""
+        self._change.notify_all()
+        self._tally.stage(
+            stage_of(
+                ready=self._ready,
+                reading=self._reading + self._waiting,
+                unwritten=self._tiles_unwritten,
+                full=self._kept_out > 0 or self.in_hand >= self.holds,
+            )
         )

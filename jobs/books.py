@@ -16,6 +16,7 @@ from jobs.levels import Due, Levels
 from jobs.parts import AWAY_S
 from jobs.prepare import Prepared
 from jobs.standing import Standing
+from jobs.telemetry import Happened, unheard
 from jobs.watch import Watcher
 from mapper.errors import StoreError
 from mapper.failpoints import reach
@@ -73,6 +74,7 @@ class Books:
         watcher: Watcher,
         *,
         held: Held = NOBODY,
+        happened: Happened = unheard,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -85,13 +87,14 @@ class Books:
             tally: what this sitting has seen.
             watcher: who is told of each tile.
             held: the lease of the mosaic; nothing is entered, committed or handed out once it is lost.
+            happened: told of tiles and shards that are given up, and of a store that is away.
             clock: seconds.
             sleep: waits, where nothing else is left to do and the store is away.
         """
         self._plan, self._run, self._output = prepared.plan, prepared.run, prepared.job.spec.output
         self._mosaic, self._tally, self._watcher, self._clock = mosaic, tally, watcher, clock
         self._names = [prompt.name for prompt in mosaic.prompts]
-        self._lease, self._sleep = held, sleep
+        self._lease, self._happened, self._sleep = held, happened, sleep
         self._tiles = prepared.folder.ledger(clock=clock, held=held)
         self._shards = prepared.folder.level_ledger(clock=clock, held=held)
         self._states = ShardStates(len(prepared.plan.tiles))
@@ -110,6 +113,8 @@ class Books:
         """When the store first did not answer, and has not since."""
 
         self._again_at = clock()
+        self._told_away: float | None = None
+        """Since when the store has been said to be away; None while it is not."""
 
     def enter(self, outcome: Outcome) -> None:
         """Take in what is over: each task once.
@@ -146,6 +151,7 @@ class Books:
             safe = self._patiently(self._lease.check, self._settle, wait=idle)
         else:
             safe = self._patiently(self._lease.check, wait=False)
+        self._tell_of_store(safe)
         if not safe:
             return []
         due = self._levels.take(SHARDS_OUT - len(self._due))
@@ -159,7 +165,7 @@ class Books:
 
     def close(self) -> None:
         """Make safe and enter all that was handed in."""
-        self._patiently(self._settle, self._tiles.flush, self._shards.flush, wait=True)
+        self._tell_of_store(self._patiently(self._settle, self._tiles.flush, self._shards.flush, wait=True))
         self._tally.ended = self._clock()
 
     def _patiently(self, *acts: Callable[[], None], wait: bool) -> bool:
@@ -175,6 +181,7 @@ class Books:
                 for act in acts:
                     act()
             except StoreError as error:
+                self._tell_of_store(False, error.what)
                 now = self._clock()
                 self._away_since = now if self._away_since is None else self._away_since
                 if now - self._away_since >= AWAY_S:
@@ -187,6 +194,18 @@ class Books:
             self._away_since = None
             return True
         return False
+
+    def _tell_of_store(self, answers: bool, said: str = "") -> None:
+        """Once when it is away, and once when it is back."""
+        away = not answers or self._tiles.away or self._shards.away
+        if away and self._told_away is None:
+            self._told_away = self._clock()
+            why = f": {said}" if said else ""
+            self._happened("warning", f"the store of the mosaic does not answer; what is done is kept in hand{why}")
+        elif not away and self._told_away is not None:
+            away_s = self._clock() - self._told_away
+            self._happened("warning", f"the store of the mosaic answers again, after {away_s:.0f} s")
+            self._told_away = None
 
     def _settle(self) -> None:
         """First the pixels, then the books: an entry must never speak of pixels that are not there."""
@@ -204,6 +223,8 @@ class Books:
                 entry = tile_entry(outcome, self._names)
                 self._states.move(entry.tile, entry.state)
                 self._tiles.record(entry)
+                if outcome.error is not None:
+                    self._given_up(outcome.task.name, outcome, entry.tile)
                 written = outcome.result.checksums if outcome.result is not None else ()
                 self._levels.tile_over(outcome.task.id, [prompt for prompt, _ in written])
 
@@ -221,7 +242,13 @@ class Books:
             )
         elif outcome.error is not None:
             self._tally.levels.append((outcome.task.name, str(outcome.error), type(outcome.error).__name__))
+            self._given_up(outcome.task.name, outcome)
         self._levels.shard_over(due, built=result is not None)
+
+    def _given_up(self, name: str, outcome: Outcome, tile: int | None = None) -> None:
+        tries = f"{outcome.attempts} {'try' if outcome.attempts == 1 else 'tries'}"
+        said = f"{name} is given up after {tries}: {type(outcome.error).__name__}: {outcome.error}"
+        self._happened("given-up", said, tile)
 
 
 def tile_entry(outcome: Outcome, names: Sequence[str]) -> Entry:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from jobs import export_cli, models_cli, preview_cli, query_cli, run_cli
+from jobs import export_cli, models_cli, preview_cli, query_cli, report_cli, run_cli, serve_cli, submit_cli
 from jobs.run_cli import JobFile, print_ending, print_problems, print_workers
 from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
@@ -161,6 +161,10 @@ def plan(
 
 app.command()(run_cli.run)
 app.command()(run_cli.retry)
+app.command()(report_cli.report)
+app.command()(submit_cli.submit)
+app.command()(submit_cli.logs)
+app.command()(submit_cli.cancel)
 
 
 @app.command()
@@ -168,9 +172,15 @@ def status(
     run_or_mosaic: Annotated[
         str | None, typer.Argument(metavar="[RUN|MOSAIC]", help="All runs where left out.")
     ] = None,
+    address: submit_cli.MaybeServer = None,
+    token_file: submit_cli.TokenFile = None,
+    insecure: submit_cli.Insecure = False,
     as_json: AsJson = False,
 ) -> None:
     """What runs there are, and how far each is."""
+    if address is not None:
+        submit_cli.status_there(run_or_mosaic, address, token_file=token_file, insecure=insecure, as_json=as_json)
+        return
     from jobs.status import known_runs, run_status
     from jobs.tables import runs_table, status_table
 
@@ -193,6 +203,7 @@ def status(
 
 app.command()(run_cli.verify)
 app.command()(preview_cli.preview)
+app.command("serve")(serve_cli.serve_dashboard)
 
 
 @app.command()

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["shard", "level", "extra", "metadata", "part", "run"]
-"""A tile's own shards · a shard of a coarser level · what nobody has recorded · the mosaic's documents and coordinates
-· a part of a ledger · another file of a run."""
+"""A tile's own shards · a shard of a coarser level · what nobody has recorded, nor will write again · the mosaic's
+documents and coordinates · a part of a ledger · another file of a run."""
 
 REDO = "`resmap run JOB --repair` maps it again"
 REBUILD = "`resmap run JOB --repair` builds it again"
@@ -57,6 +57,9 @@ class Report:
     bytes_compared: bool = True
     """Whether stored bytes were compared too, and not the pixels alone: that needs the edition of zstd that wrote."""
 
+    unrecorded: int = 0
+    """Shards that a run which was stopped had written and not yet recorded. They are no fault: it writes them again."""
+
     @property
     def redo(self) -> dict[str, list[str]]:
         """Run → the tiles that it must map again, by name."""
@@ -78,6 +81,17 @@ class Report:
             f"{self.checked:,} tiles read back ({share}), {len(self.bad):,} bad, {self.unfinished:,} not finished yet"
         )
 
+    @property
+    def says_unrecorded(self) -> str:
+        """Of a run that was stopped, in one line; empty where there is nothing to say."""
+        if not self.unrecorded:
+            return ""
+        shards, them = ("1 shard was", "it") if self.unrecorded == 1 else (f"{self.unrecorded:,} shards were", "them")
+        return (
+            f"{shards} written and not yet recorded when a run was stopped: no damage; "
+            f"`resmap run` goes on, and writes {them} again"
+        )
+
 
 def joined(reports: Iterable[Report], *, full: bool) -> Report:
     """Several as one."""
@@ -89,4 +103,5 @@ def joined(reports: Iterable[Report], *, full: bool) -> Report:
         unfinished=sum(report.unfinished for report in held),
         full=full,
         bytes_compared=all(report.bytes_compared for report in held),
+        unrecorded=sum(report.unrecorded for report in held),
     )

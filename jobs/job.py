@@ -29,13 +29,13 @@ class Job:
             SpecError: it is missing, no YAML, or not a job.
         """
         path = Path(path)
-        return cls(spec=_rooted(read_spec(path), path.resolve().parent), folder=path.resolve().parent)
+        return cls(spec=rooted(read_spec(path), path.resolve().parent), folder=path.resolve().parent)
 
     @classmethod
     def from_dict(cls, document: dict[str, Any], *, folder: str | Path = ".") -> Job:
         """The job in a mapping of the same keys."""
         root = Path(folder).resolve()
-        return cls(spec=_rooted(spec_from(document), root), folder=root)
+        return cls(spec=rooted(spec_from(document), root), folder=root)
 
     def plan(self) -> Prepared:
         """Search, freeze and tile, and write nothing."""
@@ -76,7 +76,7 @@ class Job:
         )
 
 
-def _rooted(spec: JobSpec, folder: Path) -> JobSpec:
+def rooted(spec: JobSpec, folder: Path) -> JobSpec:
     """The job with its local paths absolute: a job is the same from whichever folder it is run."""
 
     def root(place: str) -> str:

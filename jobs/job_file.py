@@ -29,7 +29,21 @@ def read_document(path: Path) -> object:
     Raises:
         SpecError: it is missing, no file, too large, not UTF-8, or not the YAML of a job; with the line.
     """
-    text = _text(path)
+    return document_in(_text(path), source=path)
+
+
+def document_in(text: str, *, source: Path | str = "job") -> object:
+    """What the text of a job file says.
+
+    Args:
+        text: as long as it likes; it is read within limits.
+        source: where it is from, for errors.
+
+    Raises:
+        SpecError: it is too large, or not the YAML of a job; with the line.
+    """
+    if len(text) > LARGEST_FILE_BYTES:
+        raise _too_large(source)
     try:
         _check(text)
         return yaml.load(text, Loader=_Loader)  # safe: it makes no objects but those of JSON
@@ -40,11 +54,11 @@ def read_document(path: Path) -> object:
         raise SpecError(
             f"the job file is not YAML{line}" + (f": {said[:200]}" if said else ""),
             fix="check its indentation and quotes",
-            file=path,
+            file=source,
         ) from error
     except (ValueError, OverflowError, RecursionError) as error:  # numbers of five thousand digits, and the like
         raise SpecError(
-            f"the job file has a value that cannot be read: {str(error)[:120]}", fix="correct it", file=path
+            f"the job file has a value that cannot be read: {str(error)[:120]}", fix="correct it", file=source
         ) from error
 
 
@@ -55,17 +69,21 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE_BYTES + 1)
         if len(content) > LARGEST_FILE_BYTES:
-            raise SpecError(
-                f"the job file has more than {LARGEST_FILE_BYTES // 2**20} MB",
-                fix="put areas into a file of their own",
-                file=path,
-            )
+            raise _too_large(path)
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError("the job file is not UTF-8 text", fix="save it as UTF-8", file=path) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         said = error.strerror if isinstance(error, OSError) else error
         raise SpecError(f"the job file cannot be read: {said}", fix="check its path", file=path) from error
+
+
+def _too_large(source: Path | str) -> SpecError:
+    return SpecError(
+        f"the job file has more than {LARGEST_FILE_BYTES // 2**20} MB",
+        fix="put areas into a file of their own",
+        file=source,
+    )
 
 
 def _check(text: str) -> None:

@@ -42,6 +42,10 @@ class Held(Protocol):
     def epoch(self) -> int:
         """Number of this taking; 0 where nobody was asked."""
 
+    @property
+    def sure(self) -> bool:
+        """Whether nobody can have taken it, as far as is known without a request."""
+
     def check(self) -> None:
         """Raise BusyError where it is lost."""
 
@@ -50,6 +54,7 @@ class _Nobody:
     """No lease: of whoever knows itself alone with a mosaic."""
 
     epoch = 0
+    sure = True
 
     def check(self) -> None:
         """It cannot be lost."""
@@ -111,6 +116,11 @@ class Claim:
         if self._ours(or_older=True):
             self._write()
 
+    @property
+    def sure(self) -> bool:
+        """Whether it was seen to be ours so lately that nobody can have taken it since."""
+        return self._now() - self._confirmed < CONFIRMED_S
+
     def check(self) -> None:
         """Whether we may write: asked before anything is recorded, committed or handed out.
 
@@ -118,7 +128,7 @@ class Claim:
             BusyError: another driver has taken the lease since; nothing more may be written.
             StoreError: the lease cannot be read, so nobody knows.
         """
-        if self._now() - self._confirmed < CONFIRMED_S:
+        if self.sure:
             return
         if not self._ours(or_older=True):
             raise BusyError(
@@ -131,8 +141,11 @@ class Claim:
 
     def release(self) -> None:
         """Take it away, if it is ours."""
-        if self._ours():
-            self._folder.remove(_NAME)
+        try:
+            if self._ours():
+                self._folder.remove(_NAME)
+        finally:
+            self._confirmed = -math.inf
 
     def refuse_if_held(self) -> None:
         """Whether a driver that lives has it.
@@ -149,6 +162,11 @@ class Claim:
                 host=holder.get("host"),
                 pid=holder.get("pid"),
             )
+
+    def run_at_work(self) -> str | None:
+        """The run for which a driver that lives has it; None where none has."""
+        holder = self._read(_NAME)
+        return None if holder is None or self._gone(holder) else str(holder.get("run"))
 
     def _ours(self, *, or_older: bool = False) -> bool:
         """Whether it is ours now; ``or_older``: also where there is none, or that of an earlier epoch.
@@ -199,6 +217,14 @@ class Claim:
         return not _alive(int(str(holder["pid"])))
 
 
+def run_at_work(mosaic: str, *, engine: EngineName | None = None) -> str | None:
+    """The run for which a driver that lives writes a mosaic now; None where none does.
+
+    A driver of another machine that was killed is known to be gone after ``STALE_AFTER_S``.
+    """
+    return Claim(state_folder(mosaic, engine=engine), mosaic, "").run_at_work()
+
+
 class Lease:
     """Held while a run writes to a mosaic; a context manager.
 
@@ -219,6 +245,11 @@ class Lease:
     def epoch(self) -> int:
         """Number of this taking of the mosaic's lease: one more than the last."""
         return self._claim.epoch
+
+    @property
+    def sure(self) -> bool:
+        """Whether it was seen to be ours so lately that nobody can have taken it since; no request is made."""
+        return self._claim.sure
 
     def __enter__(self) -> Lease:
         with self._alone():

@@ -7,6 +7,7 @@
       tiles.parquet  the plan; row n is tile n of the ledger
       ledger/        part-e000001-000001-<write id>.parquet …   a row an outcome; a tile's last row is its state
       levels/        part-e000001-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built
+      live.json, telemetry/, events/   what workers said of themselves: ``jobs/telemetry.py``
       run.json       what ran: versions, model, weights, workers, times, state, and what ``grid`` and ``step`` of
                      tiles.parquet number: ``grids`` by name, ``steps`` by moment
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -34,9 +36,11 @@ from numpy.typing import NDArray
 
 from cluster.shard_state import FINISHED as FINISHED
 from cluster.shard_state import GIVEN_UP as GIVEN_UP
+from jobs.dashboard.views import Event
 from jobs.lease import NOBODY, Held
-from jobs.parts import Ledger, Parts
-from jobs.tile_file import TilePlaces, read_places, read_tiles, write_tiles
+from jobs.parts import MERGE, Ledger, Parts
+from jobs.telemetry import EVENTS, ROWS, Live, Row, each_once, live_from, live_json, rows_table
+from jobs.tile_file import TilePlaces, read_items, read_places, read_tiles, write_tiles
 from jobs.tile_table import TileTable
 from mapper.errors import MosaicError
 from mapper.failpoints import reach
@@ -47,6 +51,9 @@ State = Literal["done", "nodata", "failed", "quarantined"]
 
 ROWS_IN_HAND = 1024
 """Rows that are Python objects at a time."""
+
+NEWEST_PARTS = 16
+"""Parts of what workers said that are fetched before they are asked for: most readers want the last minutes."""
 
 _ROWS = pa.schema(
     [
@@ -178,6 +185,11 @@ class RunFolder:
         ledger, levels = (Folder(f"{self._folder.url}/{name}") for name in ("ledger", "levels"))
         self._outcomes = Parts(ledger, _ROWS, few=("state", "worker", "prompts", "cause"))
         self._levels = Parts(levels, _BUILT, few=("prompts",))
+        # Nor is a word about the run ever waited for.
+        self._hasty = Folder(self._folder.url)
+        telemetry, events = (self._hasty.child(name) for name in ("telemetry", "events"))
+        self._rows = Parts(telemetry, ROWS, few=("worker", "host", "device"), read_ahead=NEWEST_PARTS)
+        self._events = Parts(events, EVENTS, read_ahead=NEWEST_PARTS)
 
     def exists(self) -> bool:
         """Whether the run has been planned: its last file is there."""
@@ -212,6 +224,10 @@ class RunFolder:
         """Where the planned tiles lie."""
         return read_places(self._folder, "tiles.parquet")
 
+    def tile_items(self, rows: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Which items show these planned tiles, by row of the item table, in the order in which they are laid."""
+        return read_items(self._folder, "tiles.parquet", rows)
+
     def facts(self) -> dict[str, Any]:
         """What ran: the content of ``run.json``."""
         facts: dict[str, Any] = json.loads(self._folder.read("run.json"))
@@ -235,6 +251,11 @@ class RunFolder:
         """Whether anything was ever recorded."""
         return bool(self._outcomes.listed())
 
+    @property
+    def outcomes(self) -> Parts:
+        """The parts of its ledger, for whoever knows some of them already and reads on."""
+        return self._outcomes
+
     def last_words(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """The last row of every tile that has one: each tile once, in any order.
 
@@ -249,7 +270,7 @@ class RunFolder:
             tile = batch.column("tile").to_numpy()
             if (beyond := int(tile.max(initial=0)) + 1) > len(heard):
                 heard = np.concatenate([heard, np.zeros(max(beyond, 2 * len(heard)) - len(heard), np.bool_)])
-            last = _last_of_each(tile)
+            last = last_of_each(tile)
             news = last[~heard[tile[last]]]
             heard[tile] = True
             if len(news):
@@ -296,6 +317,56 @@ class RunFolder:
         """Shards of coarser levels that were put, with their ``key``, as ``Parts.newest_first`` gives them."""
         return self._levels.newest_first(("key", *columns))
 
+    def live(self) -> Live | None:
+        """How the run stands, as its driver said last; None where none ever did, or it cannot be read."""
+        try:
+            return live_from(self._hasty.read("live.json"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def save_live(self, live: Live) -> None:
+        """Put ``live.json`` in place of the last one; tries once."""
+        self._hasty.write("live.json", live_json(live))
+
+    def telemetry(self, since: datetime | None = None) -> Iterator[pa.RecordBatch]:
+        """What workers said every ten seconds, in the columns of ``jobs.telemetry.ROWS``.
+
+        The last batch comes first, and the rows of each are in order; none comes twice, and none where there are none.
+
+        Args:
+            since: no row from before; only the parts that this takes are fetched.
+
+        Raises:
+            MosaicError: a part is damaged.
+        """
+        return each_once(self._rows.newest_first(ROWS.names), since)
+
+    def telemetry_ledger(self, *, held: Held = NOBODY) -> Ledger[Row]:
+        """``telemetry/``, open for appending; rows are put by ``flush`` alone."""
+        return Ledger(self._rows, epoch=held.epoch, check=held.check, flush_every_s=math.inf, largest=MERGE,
+                      table=rows_table, books=False)  # fmt: skip
+
+    def events(self, after: int = 0) -> list[Event]:
+        """What happened, each once, the newest last.
+
+        Args:
+            after: the number of the last one that is known already.
+
+        Raises:
+            MosaicError: a part is damaged.
+        """
+        found: dict[int, Event] = {}
+        for batch in self._events.newest_first(EVENTS.names):
+            news = [Event(**fields) for fields in batch.to_pylist() if fields["number"] > after]
+            found |= {event.number: event for event in news}
+            if after and not news:
+                break
+        return [found[number] for number in sorted(found)]
+
+    def event_ledger(self, *, held: Held = NOBODY) -> Ledger[Event]:
+        """``events/``, open for appending; rows are put by ``flush`` alone."""
+        return Ledger(self._events, epoch=held.epoch, check=held.check, flush_every_s=math.inf, books=False)
+
 
 def states_in(batch: pa.RecordBatch) -> Counter[str]:
     """State → rows of a batch, which has its ``state``."""
@@ -308,7 +379,7 @@ def with_state(batch: pa.RecordBatch, states: Collection[str]) -> pa.Array:
     return pc.is_in(batch.column("state"), value_set=pa.array(sorted(states), pa.string()))
 
 
-def _last_of_each(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def last_of_each(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions, in order, of the last of each distinct value."""
     _, from_behind = np.unique(values[::-1], return_index=True)
     return np.sort(len(values) - 1 - from_behind)

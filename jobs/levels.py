@@ -327,7 +327,9 @@ class _Over:
 
     def __init__(self, pyramids: list[tuple[Grid, ...]], finer: int, coarser: int) -> None:
         spans = [
-            _spans(pyramid[finer], pyramid[coarser]) if coarser < len(pyramid) else (np.empty((2, 0), np.int32),) * 2
+            shards_over(pyramid[finer], pyramid[coarser])
+            if coarser < len(pyramid)
+            else (np.empty((2, 0), np.int32),) * 2
             for pyramid in pyramids
         ]
         self._rows, self._columns = (np.concatenate([span[axis] for span in spans], axis=1) for axis in (0, 1))
@@ -355,7 +357,7 @@ class _Over:
         )
 
 
-def _spans(finer: Grid, coarser: Grid) -> tuple[Ints, Ints]:
+def shards_over(finer: Grid, coarser: Grid) -> tuple[Ints, Ints]:
     """For each row, and for each column, of shards of a finer level: the first and last of the coarser one over it."""
     halvings = coarser.level - finer.level
 

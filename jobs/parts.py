@@ -80,10 +80,21 @@ class Part:
         return self.number - self.count + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """What is in one part."""
+
+    count: int
+    batches: Iterator[pa.RecordBatch]
+    """The last comes first, and the rows of each are in order. Read once, and decoded only then."""
+
+
 class Parts:
     """The parts of one kind."""
 
-    def __init__(self, folder: Folder, schema: pa.Schema, *, few: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Folder, schema: pa.Schema, *, few: Sequence[str] = (), read_ahead: int = READ_AHEAD
+    ) -> None:
         """Look at nothing yet.
 
         Args:
@@ -91,9 +102,11 @@ class Parts:
             schema: of a row.
             few: columns of text, or of lists of text, that say a few things again and again: they are read as numbers
                 into a list of what is said.
+            read_ahead: as ``READ_AHEAD``; less where readers mostly want the newest alone.
         """
         self.schema = schema
         self._folder = folder
+        self._most_ahead = read_ahead
         self._few = [f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name for name in few]
 
     def listed(self) -> list[Part]:
@@ -138,6 +151,18 @@ class Parts:
             folder=self._folder.url,
         )
 
+    def each(self, parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, Rows | None]]:
+        """These parts, one after the other, each with its rows; None for one that is gone, which another has taken in.
+
+        Raises:
+            MosaicError: a part is damaged.
+        """
+        for part, content in self._read_ahead(parts):
+            if content is None:
+                yield part, None
+                continue
+            yield part, Rows(count=self._count(part, content), batches=self._batches(part, content, columns))
+
     def write(self, part: Part, table: pa.Table) -> Part:
         """Put a part. Putting it again is safe: it replaces itself, so nobody need know whether it arrived."""
         self._folder.write(part.name, to_parquet(table))
@@ -166,7 +191,7 @@ class Parts:
             for part in parts:
                 ahead.append((part, hands.submit(self._content, part)))
                 held += part.count
-                while held > READ_AHEAD:
+                while held > self._most_ahead:
                     first, coming = ahead.popleft()
                     held -= first.count
                     yield first, coming.result()
@@ -188,13 +213,22 @@ class Parts:
         They are decoded in the thread that asks: Arrow keeps memory for every thread that it ever worked in.
         """
         try:
-            file = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True, read_dictionary=self._few)
+            file = self._file(content)
             # One by one: pyarrow joins no lists whose texts are numbered anew in each row group.
             for group in reversed(range(file.num_row_groups)):
                 rows = file.read_row_group(group, columns=list(columns), use_threads=False)
                 yield from reversed(rows.to_batches(max_chunksize=BATCH_ROWS))
         except (pa.ArrowException, OSError) as error:  # a page that fails its checksum is an OSError to pyarrow
             raise damaged(self._folder, part.name) from error
+
+    def _count(self, part: Part, content: bytes) -> int:
+        try:
+            return int(self._file(content).metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(self._folder, part.name) from error
+
+    def _file(self, content: bytes) -> pq.ParquetFile:
+        return pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True, read_dictionary=self._few)
 
 
 class Ledger(Generic[Row]):
@@ -207,6 +241,10 @@ class Ledger(Generic[Row]):
         clock: Callable[[], float] = time.monotonic,
         epoch: int = 0,
         check: Callable[[], None] = lambda: None,
+        flush_every_s: float = FLUSH_EVERY_S,
+        largest: int = LARGEST,
+        table: Callable[[Sequence[Row], pa.Schema], pa.Table] | None = None,
+        books: bool = True,
     ) -> None:
         """List what is there.
 
@@ -215,8 +253,14 @@ class Ledger(Generic[Row]):
             clock: seconds.
             epoch: of the writer's lease; its rows come after all that are there in any case.
             check: raises where the writer has lost its lease; asked before anything is put or removed.
+            flush_every_s: ``record`` puts what there is no oftener; infinite where ``flush`` alone does.
+            largest: parts in one at most, ``MERGE`` or ``LARGEST``: rows of many parts must fit into memory.
+            table: rows in the columns of a schema; where left out, its names are their attributes.
+            books: whether they are what a run is resumed from: then a process can be made to die as it puts them.
         """
         self._parts, self._check = parts, check
+        self._flush_every_s, self._largest, self._books = flush_every_s, largest, books
+        self._table = table or _by_attributes
         self._there = parts.listed()
         self._next = max((part.number for part in self._there), default=0) + 1
         self._epoch = max([epoch, *(part.epoch for part in self._there)])
@@ -229,11 +273,16 @@ class Ledger(Generic[Row]):
         self._failing_since: float | None = None
         self._merging = True
 
+    @property
+    def away(self) -> bool:
+        """Whether the store did not take the last rows it was given."""
+        return self._failing_since is not None
+
     def record(self, row: Row) -> None:
         """Add one row; on disk within a second, if more come, or at ``flush``. A store that does not answer is tried
         again with the next row, for ``AWAY_S``; then its error is raised."""
         self._rows.append(row)
-        if self._clock() - self._flushed < FLUSH_EVERY_S:
+        if self._clock() - self._flushed < self._flush_every_s:
             return
         try:
             self.flush()
@@ -253,12 +302,12 @@ class Ledger(Generic[Row]):
         """
         if self._rows:
             self._check()
-            schema = self._parts.schema
-            reach("before-ledger-part")
-            columns = [pa.array([getattr(row, of.name) for row in self._rows], of.type) for of in schema]
+            if self._books:
+                reach("before-ledger-part")
             self._put = self._put or new_part(self._epoch, self._next)
-            self._there.append(self._parts.write(self._put, pa.Table.from_arrays(columns, schema=schema)))
-            reach("after-ledger")
+            self._there.append(self._parts.write(self._put, self._table(self._rows, self._parts.schema)))
+            if self._books:
+                reach("after-ledger")
             self._next += 1
             self._rows, self._put, self._failing_since = [], None, None
             self._merge()
@@ -266,7 +315,7 @@ class Ledger(Generic[Row]):
 
     def _merge(self) -> None:
         """One merge at most: a ledger that begins with many parts is put in order while the run goes on."""
-        chosen = to_merge(self._there) if self._merging else None
+        chosen = to_merge(self._there, largest=self._largest) if self._merging else None
         if chosen is None:
             return
         try:
@@ -282,13 +331,19 @@ def new_part(epoch: int, number: int, *, count: int = 1) -> Part:
     return Part(epoch, number, count, f"part-{order}-{merged}{uuid.uuid4().hex[:8]}.parquet")
 
 
-def to_merge(parts: Sequence[Part]) -> slice | None:
+def _by_attributes(rows: Sequence[object], schema: pa.Schema) -> pa.Table:
+    columns = [pa.array([getattr(row, of.name) for row in rows], of.type) for of in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def to_merge(parts: Sequence[Part], *, largest: int = LARGEST) -> slice | None:
     """Which neighbours are to become one: the first ``MERGE`` of one size, with what a kill left between them.
 
     Args:
         parts: in order.
+        largest: parts in one at most, ``MERGE`` or ``LARGEST``.
     """
-    for size in (1, MERGE):
+    for size in (1, MERGE) if largest >= LARGEST else (1,):
         begin = len(parts)
         while begin and parts[begin - 1].count < size * MERGE:
             begin -= 1

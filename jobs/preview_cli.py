@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import socket
 import sys
-import threading
-import webbrowser
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from jobs.serving import listening, open_browser, serve
 from jobs.terminal import AsJson, plain, print_json
 from mapper.errors import QuestionError
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 MAP = "map"
 """The id of the one mosaic in addresses."""
@@ -26,35 +20,30 @@ MAP = "map"
 MOST_CONNECTIONS = 64
 """More at a time are told to come again: a browser opens six."""
 
-LAST_ANSWERS_S = 2
-"""How long Ctrl-C waits for answers that are on their way."""
-
-
-_IN_THE_TERMINAL = frozenset(("www-browser", "links", "elinks", "lynx", "w3m"))
-"""Browsers that would take this terminal over."""
-
 
 def preview(
     mosaic: Annotated[str, typer.Argument(help="Path or URL of a mosaic.", show_default=False)],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
     host: Annotated[str, typer.Option(help="An address of this machine; others are refused.")] = "127.0.0.1",
-    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Look at a mosaic on a map in the browser, until Ctrl-C. Everybody on this machine can; nobody else."""
-    from jobs.preview.app import LOOPBACK, app
+    from jobs.careful import LOOPBACK
+    from jobs.preview.app import app
     from mapper.mosaic import Mosaic
 
     address = _loopback(host)
     url = mosaic if "://" in mosaic else str(Path(mosaic).expanduser())
     latest = len(Mosaic.open(url, writable=False).times) - 1
     pages = app({MAP: url}, hosts=(*LOOPBACK, address))
-    with _listening(address, port) as listener:
+    fix = "leave --port out, and it finds one that is free"
+    with listening(address, port, what="the preview", fix=fix) as listener:
         root = f"http://{address}:{listener.getsockname()[1]}/{MAP}/"
         _tell(root, latest, as_json=as_json)
-        if open_browser:
-            _open(root)
-        _serve(pages, listener)
+        if open_it:
+            open_browser(root)
+        serve(pages, listener, connections=MOST_CONNECTIONS)
 
 
 def _loopback(host: str) -> str:
@@ -70,16 +59,6 @@ def _loopback(host: str) -> str:
     return str(address)
 
 
-def _listening(address: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((address, port))
-    except OSError as error:
-        raise QuestionError(
-            f"the preview cannot listen at {address}:{port}: {error.strerror}",
-            fix="leave --port out, and it finds one that is free",
-        ) from error
-
-
 def _tell(root: str, time: int, *, as_json: bool) -> None:
     """Where the map is, and what QGIS needs to show it; on stdout at once, because it stays there until Ctrl-C."""
     tiles = f"{root}tiles/mask/0/{time}/{{z}}/{{x}}/{{y}}.png"
@@ -91,28 +70,3 @@ def _tell(root: str, time: int, *, as_json: bool) -> None:
     console.print(f"Map   {plain(root)}")
     console.print(f"QGIS  {plain(tiles)}  [dim](an XYZ layer)[/]")
     console.print("Ctrl-C stops it.", style="dim")
-
-
-def _serve(pages: Starlette, listener: socket.socket) -> None:
-    """Answer until Ctrl-C, which is how a preview ends."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        pages,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=LAST_ANSWERS_S,
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def _open(root: str) -> None:
-    """Open the browser, where there is one with a window of its own."""
-    with contextlib.suppress(webbrowser.Error):
-        browser = webbrowser.get()
-        if PurePath(getattr(browser, "name", "")).name not in _IN_THE_TERMINAL:
-            # Some browsers return when they are closed, and the map has to be served meanwhile.
-            threading.Thread(target=browser.open, args=[root], daemon=True).start()

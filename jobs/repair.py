@@ -32,7 +32,7 @@ from jobs.run_check import KnownRun, look_at_runs
 from jobs.spec import answer_key, canonical, run_id
 from jobs.standing import Redo
 from jobs.summary import Summary
-from jobs.tree_check import stray_faults
+from jobs.tree_check import strays
 from jobs.tree_metadata import mend_metadata, metadata_faults
 from jobs.verify import open_or_fault, verify
 from mapper.engines import open_engine
@@ -243,8 +243,8 @@ def _job_of(folder: RunFolder) -> Job:
 def _take_away(prepared: Prepared, tell: Tell) -> None:
     """What still lies among the shards of the mosaic's arrays and belongs to no run; what lies elsewhere is named."""
     url, engine = prepared.job.spec.output.mosaic, prepared.job.spec.output.engine
-    strays = stray_faults(Mosaic.open(url, writable=False), [run for run in look_at_runs(url) if run.readable])
-    ours, others = [fault for fault in strays if fault.key], [fault for fault in strays if not fault.key]
+    found = strays(Mosaic.open(url, writable=False), [run for run in look_at_runs(url) if run.readable]).faults
+    ours, others = [fault for fault in found if fault.key], [fault for fault in found if not fault.key]
     if ours:
         with Lease(url, prepared.run, engine=engine):
             _delete(url, engine, [fault.key for fault in ours])

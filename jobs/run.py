@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from jobs.attach import failure_facts, follow
+from jobs.budget import dollars
 from jobs.job import Job
 from jobs.lease import Lease
 from jobs.ledger import FINISHED, RunFolder, reading_runs, run_names
@@ -30,11 +32,13 @@ from jobs.session import Session, begin, conclude, ended_before, register
 from jobs.standing import Redo, standing
 from jobs.summary import Summary
 from jobs.watch import Silent, Watcher
-from mapper.errors import BusyError, MapperError, ModelError, ResourceError
+from mapper.errors import BusyError, MapperError, ModelError, ResourceError, StoreError
 from mapper.failpoints import reach
 from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
+from mapper.patience import HASTY, PATIENT, patiently
 from mapper.pyramid import LevelTask, build_shard
+from mapper.storage import is_local
 
 SIGNAL_S = 0.5
 """How late Ctrl-C is heard at most."""
@@ -193,7 +197,12 @@ def _execute(
                 continue
             held.enter_context(_put_right(prepared, fresh=fresh))
             reach("lease-taken")
-            session = _session(prepared, lease, watcher, retry=retry, redo=redo, clock=clock)
+            # From here on the store has taken something: where it does not answer it is away, and is waited for.
+            session = patiently(
+                partial(_session, prepared, lease, watcher, retry=retry, redo=redo, clock=clock),
+                HASTY if is_local(output.mosaic) else PATIENT,
+            )
+            held.enter_context(session.recorder)
             if not session.todo.wanted and not stopped():
                 _build_levels(session)
             elif not stopped() and not session.meter.used_up:
@@ -249,8 +258,10 @@ def _map(session: Session, make_pool: Callable[[Setup], Pool], watcher: Watcher,
         session.save()
         register(session.prepared, "running", session.planned, session.finished)
         session.tally.begun = time.monotonic()
+        session.recorder.watch(pool, workers)
         _work(session, pool, stopped)
     finally:
+        session.recorder.leave()
         session.meter.count(pool.workers())
         pool.close()
         session.meter.close()
@@ -262,9 +273,17 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
     meter, todo = session.meter, session.todo
     tasks = meter.handing_out(session.prepared.plan.tasks(todo.wanted, written_sources=todo.sources))
 
+    told = False
+
     def enough() -> bool:
+        nonlocal told
         meter.count(pool.workers())
-        return stopped() or meter.used_up
+        over = stopped() or meter.used_up
+        if over and not told:
+            told = True
+            why = "somebody asked the run to stop" if stopped() else f"the budget of {_budget(session)} is used up"
+            session.recorder.happened("warning", f"{why}: the tiles in hand are finished, no more are begun")
+        return over
 
     try:
         for outcome in outcomes(pool, tasks, more=session.books.more, stopped=enough):
@@ -275,6 +294,10 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
         session.lost = error
     finally:
         session.books.close()
+
+
+def _budget(session: Session) -> str:
+    return dollars(session.prepared.job.spec.compute.budget_usd or 0.0)
 
 
 def _build_levels(session: Session) -> None:
@@ -294,17 +317,24 @@ def _put_right(prepared: Prepared, *, fresh: bool) -> Iterator[None]:
     except BusyError:  # another driver has taken the mosaic over: its files are that one's now
         raise
     except MapperError as error:
-        folder = prepared.folder
-        if fresh and not folder.begun():
-            output = prepared.job.spec.output
-            unmake(output.mosaic, output.engine, prepared.plan.grids)
-        elif folder.exists():
-            facts = folder.facts() | {"state": "stopped", "error": str(error), "failure": failure_facts(error)}
-            folder.save_facts(facts)
-            counts = folder.counts()
-            finished = sum(counts[state] for state in FINISHED)
-            register(prepared, "stopped", int(facts.get("planned", 0)), finished)
+        with contextlib.suppress(
+            StoreError
+        ):  # it is away, and how it ended stays untold: the error is said all the same
+            _leave(prepared, error, fresh=fresh)
         raise
+
+
+def _leave(prepared: Prepared, error: MapperError, *, fresh: bool) -> None:
+    folder = prepared.folder
+    if fresh and not folder.begun():
+        output = prepared.job.spec.output
+        unmake(output.mosaic, output.engine, prepared.plan.grids)
+    elif folder.exists():
+        facts = folder.facts() | {"state": "stopped", "error": str(error), "failure": failure_facts(error)}
+        folder.save_facts(facts)
+        counts = folder.counts()
+        finished = sum(counts[state] for state in FINISHED)
+        register(prepared, "stopped", int(facts.get("planned", 0)), finished)
 
 
 def _fingerprints(mosaic: str) -> set[str]:

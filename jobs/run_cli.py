@@ -74,13 +74,21 @@ def retry(
         ),
     ],
     run: Annotated[str | None, typer.Option(help="Of a mosaic, this run alone.", show_default=False)] = None,
-    address: Address = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster, as Ray writes it, or auto; or a resmap server, as https://host."),
+    ] = None,
     gpus: Gpus = None,
     local: Local = False,
     insecure_ray: InsecureRay = False,
     as_json: AsJson = False,
 ) -> None:
     """Take tiles again that a run gave up, from the job that lies beside its mosaic."""
+    if address is not None and address.lower().startswith(("http://", "https://")):
+        from jobs.submit_cli import retry_there
+
+        retry_there(run_or_mosaic, address, as_json=as_json)
+        return
     jobs = _jobs_to_retry(run_or_mosaic, run)
     if not jobs:
         print_json([]) if as_json else print("no tile was given up; there is nothing to take again")
@@ -225,6 +233,8 @@ def verify(
         if len(report.bad) > FAULTS_SHOWN:
             print(f"… and {len(report.bad) - FAULTS_SHOWN:,} more; --json has them all")
         print(report.says)
+        if report.unrecorded:
+            print(report.says_unrecorded)
         if not report.bytes_compared:
             print("another edition of zstd wrote it: pixels were compared, and not the bytes that hold them")
     if report.bad:

@@ -16,9 +16,10 @@ from jobs.books import Books, Tally
 from jobs.budget import Meter
 from jobs.lease import Lease
 from jobs.prepare import Prepared
+from jobs.recorder import Recorder, Sums
 from jobs.registry import Registry, RunRow
 from jobs.standing import Standing
-from jobs.summary import Summary
+from jobs.summary import ENDED, Summary
 from jobs.verify import verify_run
 from jobs.watch import Watcher
 from mapper.errors import MapperError, StoreError, VerifyError
@@ -27,11 +28,11 @@ from mapper.mosaic import Mosaic
 SAMPLE_TILES = 8
 """Tiles that every run reads back at its end."""
 
+OF_ONE_SITTING = ("error", "failure")
+"""Facts that say what ended a sitting; the next one knows nothing of it."""
+
 ENTERED = ("done", "nodata", "failed", "quarantined")
 """What a tile can be in the ledger."""
-
-ENDED = ("done", "quarantined")
-"""States of a run that has nothing left to do."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +48,9 @@ class Session:
     tally: Tally
     books: Books
     meter: Meter
+    recorder: Recorder
+    """To be entered before any work begins."""
+
     device: str = ""
     lost: MapperError | None = None
     """What left the run without workers before its end."""
@@ -87,18 +91,31 @@ def begin(
         clock=clock,
     )
     tally = Tally()
+    recorder = Recorder(
+        prepared.folder,
+        Sums(
+            area_km2=lambda: {sample.worker: sample.area_km2 for sample in tally.telemetry.samples()},
+            spent_usd=lambda: meter.spent_usd,
+            usd_per_gpu_hour=compute.usd_per_gpu_hour,
+            budget_usd=compute.budget_usd,
+        ),
+        held=lease,
+        say=watcher.say,
+    )
     session = Session(
         prepared=prepared,
         mosaic=mosaic,
         todo=todo,
-        facts=earlier | {"planned": planned},
+        facts={key: fact for key, fact in earlier.items() if key not in OF_ONE_SITTING} | {"planned": planned},
         tally=tally,
-        books=Books(prepared, mosaic, todo, tally, watcher, held=lease),
+        books=Books(prepared, mosaic, todo, tally, watcher, held=lease, happened=recorder.happened),
         meter=meter,
+        recorder=recorder,
         may_write=lease.check,
     )
     meter.keep = lambda usd: _keep_spending(session, usd)
     session.save(state="running")
+    recorder.happened("state", f"running: {len(todo.wanted):,} of {planned:,} tiles are left to do")
     return session
 
 
@@ -153,7 +170,17 @@ def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
         spent_usd=meter.spent_usd,
     )
     register(prepared, state, session.planned, tiles["done"] + tiles["nodata"])
+    session.recorder.happened("state", _ending_says(summary))
     return summary
+
+
+def _ending_says(summary: Summary) -> str:
+    """How a sitting ended, in a line."""
+    given_up = summary.tiles["failed"] + summary.tiles["quarantined"]
+    counts = f"{summary.tiles['done'] + summary.tiles['nodata']:,} of {summary.tiles['planned']:,} tiles are finished"
+    return f"{summary.state}: {counts}{f', {given_up:,} given up' if given_up else ''}" + (
+        f"; {summary.stopped}" if summary.stopped else ""
+    )
 
 
 def _why(session: Session, state: str, left: int) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+ENDED = ("done", "quarantined")
+"""States of a run that has nothing left to do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

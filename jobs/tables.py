@@ -10,9 +10,15 @@ from jobs.budget import dollars
 from jobs.estimate import Estimate, Range
 from jobs.pilot import Pilot
 from jobs.prepare import Prepared
+from jobs.recent import STALE_S, WorkerLine
 from jobs.registry import RunRow
 from jobs.status import RunStatus
 from jobs.summary import Summary
+from jobs.terminal import plain
+from mapper.errors import told
+
+GIVEN_UP_SHOWN = 20
+"""Of the tiles that were given up, what people read."""
 
 
 def scores_table(scores: Mapping[str, float], expressions: Mapping[str, str]) -> Table:
@@ -157,12 +163,49 @@ def status_table(status: RunStatus) -> Table:
         show_header=False,
         box=None,
     )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # paths are longer than lines, and nobody may cut them
     counts = ", ".join(f"{count} {state}" for state, count in sorted(status.counts.items())) or "nothing yet"
     table.add_row("tiles", f"{status.planned} planned; {counts}; {status.attempts} tries")
-    table.add_row("mosaic", status.mosaic)
-    for problem in status.problems:
-        table.add_row("problem", problem)
+    if status.live:
+        pace = "nobody knows how fast" if status.tiles_per_s is None else f"{status.tiles_per_s:.2f} tiles/s"
+        table.add_row("pace", f"{pace} in the last minute, by {_counted(len(status.workers), 'worker')}")
+    elif status.state == "running" and status.heard_at is not None:
+        table.add_row("driver", f"said nothing since {_moment(status.heard_at)}; `resmap run` goes on if it is gone")
+    table.add_row("mosaic", plain(status.mosaic))
+    if status.stopped:
+        table.add_row("stopped", plain(status.stopped))
+    for worker in status.workers:
+        table.add_row(plain(worker.worker), _worker_says(worker))
+    for lost in status.given_up[:GIVEN_UP_SHOWN]:
+        tries = f"{lost.attempts} {'try' if lost.attempts == 1 else 'tries'}"
+        table.add_row(
+            "given up",
+            plain(f"{lost.name} after {tries}, by {lost.worker or 'nobody'}, {_moment(lost.at)}: "
+                  f"{lost.cause}: {told(lost.error, 500)}"),
+        )  # fmt: skip
+    if len(status.given_up) > GIVEN_UP_SHOWN:
+        table.add_row("", f"… and {len(status.given_up) - GIVEN_UP_SHOWN:,} more; --json has them all")
+    if status.given_up:
+        table.add_row("", f"`resmap retry {plain(status.run)}` takes them again")
     return table
+
+
+def _worker_says(worker: WorkerLine) -> str:
+    said = [plain(worker.host), _counted(worker.tiles, "tile")]
+    if worker.tiles_per_s is not None:
+        said.append(f"{worker.tiles_per_s:.2f}/s")
+    if worker.busy is not None:
+        said.append(f"{100 * worker.busy:.0f} % busy")
+    if worker.waits is not None:
+        said.append(f"waits most for {worker.waits_for}, {100 * worker.waits:.0f} %")
+    if worker.heard_s > STALE_S:
+        said.append(f"said nothing for {worker.heard_s:.0f} s")
+    return " · ".join(part for part in said if part)
+
+
+def _moment(iso: str) -> str:
+    return iso[:19].replace("T", " ") + " UTC"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,30 @@ def read_places(folder: Folder, name: str) -> TilePlaces:
             values[begin : begin + len(batch)] = batch.column(column).to_numpy()
         begin += len(batch)
     return TilePlaces(**columns)
+
+
+def read_items(folder: Folder, name: str, rows: Collection[int]) -> dict[int, tuple[int, ...]]:
+    """Row of the plan → rows of the item table that show it, for these tiles; only slices with any of them are decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MosaicError: it is damaged.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    try:
+        file = pq.ParquetFile(io.BytesIO(folder.read(name)), page_checksum_verification=True)
+        begin = 0
+        for group in range(file.num_row_groups):
+            end = begin + file.metadata.row_group(group).num_rows
+            if wanted := [row for row in rows if begin <= row < end]:
+                items = file.read_row_group(group, columns=["items"], use_threads=False).column("items")
+                found |= {row: tuple(items[row - begin].as_py()) for row in wanted}
+            begin = end
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise damaged(folder, name) from error
+    return found
 
 
 def _arrow(tiles: TileTable, begin: int, end: int) -> pa.RecordBatch:

@@ -13,13 +13,18 @@ from jobs.faults import FROM_COPY, REMOVE, Fault
 from jobs.lease import Lease
 from jobs.ledger import FINISHED, with_state
 from jobs.level_check import axes_of
+from jobs.levels import shards_over
 from jobs.run_check import KnownRun
 from jobs.standing import level_rows, tile_rows
+from jobs.summary import ENDED
 from jobs.tile_table import Flags
 from mapper.errors import BusyError, MapperError, QuestionError, StoreError
 from mapper.grid import Grid
 from mapper.mosaic import Mosaic
 from mapper.storage import store_failure
+
+_LAST_WORDS = FINISHED | {"quarantined"}
+"""States of a tile that is not taken again."""
 
 LAYERS = ("mask", "score", "source")
 COORDINATES = ("prompt", "time", "y", "x", "spatial_ref")
@@ -40,8 +45,22 @@ class _Shelf:
     planned: Flags | None
     """``(time, row, column)``: a run has planned it; None on coarser levels."""
 
+    to_come: Flags
+    """As ``recorded``: a run that goes on will write it, whether it has done so before or not."""
 
-def stray_faults(mosaic: Mosaic, runs: Sequence[KnownRun]) -> list[Fault]:
+
+@dataclass(slots=True, kw_only=True)
+class Strays:
+    """What lies in a mosaic and no ledger speaks of."""
+
+    faults: list[Fault]
+    """Shards that nobody will write again, and foreign files."""
+
+    unrecorded: int = 0
+    """Shards where a run that was stopped is going to write: it had put them, and not recorded them yet."""
+
+
+def strays(mosaic: Mosaic, runs: Sequence[KnownRun]) -> Strays:
     """Shards that no ledger speaks of and foreign files, anywhere in the tree; temporary files of killed writers too.
 
     While a driver writes, what it has planned and not yet recorded is none.
@@ -71,6 +90,7 @@ def _shelves(mosaic: Mosaic, runs: Sequence[KnownRun]) -> list[list[_Shelf]]:
                 grid=level,
                 recorded=np.zeros((prompts + 1, times, *level.tile_shape), np.bool_),
                 planned=np.zeros((times, *level.tile_shape), np.bool_) if level.level == 0 else None,
+                to_come=np.zeros((prompts + 1, times, *level.tile_shape), np.bool_),
             )
             for level in grid.pyramid()
         ]
@@ -79,7 +99,19 @@ def _shelves(mosaic: Mosaic, runs: Sequence[KnownRun]) -> list[list[_Shelf]]:
     for run in runs:
         _enter_tiles(mosaic, run, shelves)
         _enter_levels(mosaic, run, shelves)
+    for levels in shelves:
+        for shelf in levels[1:]:
+            _look_up(levels[0], shelf)
     return shelves
+
+
+def _look_up(base: _Shelf, coarser: _Shelf) -> None:
+    """What lies over shards that are to come is to come, too."""
+    *axes, rows, columns = np.nonzero(base.to_come)
+    over_rows, over_columns = shards_over(base.grid, coarser.grid)
+    for row in over_rows[:, rows]:  # a shard lies under two of a coarser level, where their lattices do not meet
+        for column in over_columns[:, columns]:
+            coarser.to_come[*axes, row, column] = True
 
 
 def _enter_tiles(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> None:
@@ -93,7 +125,10 @@ def _enter_tiles(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> 
         planned = levels[0].planned
         assert planned is not None
         planned[step[here], places.row[here], places.column[here]] = True
+    over = np.zeros(len(zone), np.bool_)
     for batch in run.folder.last_words("state", "prompts"):
+        last = batch.filter(with_state(batch, _LAST_WORDS)).column("tile").to_numpy()
+        over[last[last < len(zone)]] = True
         done = batch.filter(with_state(batch, FINISHED))
         for prompt, tile in tile_rows(done, prompts):
             for number, levels in enumerate(shelves):
@@ -102,6 +137,16 @@ def _enter_tiles(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> 
                 own = own[(zone[own] == number) & (step[own] >= 0)]
                 own = own[(places.row[own] < shape[2]) & (places.column[own] < shape[3])]
                 levels[0].recorded[prompt, step[own], places.row[own], places.column[own]] = True
+    if run.facts.get("state") in ENDED:
+        return
+    named = [prompt.name for prompt in run.spec.prompt_values()] if run.spec is not None else list(prompts)
+    own_prompts = [prompts[name] for name in named if name in prompts]
+    for number, levels in enumerate(shelves):
+        shape = levels[0].recorded.shape
+        (left,) = np.nonzero((zone == number) & (step >= 0) & ~over)
+        left = left[(places.row[left] < shape[2]) & (places.column[left] < shape[3])]
+        for prompt in (*own_prompts, -1):
+            levels[0].to_come[prompt, step[left], places.row[left], places.column[left]] = True
 
 
 def _enter_levels(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> None:
@@ -118,8 +163,10 @@ def _enter_levels(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) ->
                 shelf.recorded[-1, step, row, column] = True
 
 
-async def _strays(mosaic: Mosaic, shelves: list[list[_Shelf]], busy: bool) -> list[Fault]:
-    store, found = mosaic.store, []
+async def _strays(mosaic: Mosaic, shelves: list[list[_Shelf]], busy: bool) -> Strays:
+    store = mosaic.store
+    found: list[Fault] = []
+    told = Strays(faults=found)
     trees = {grid.name for grid in mosaic.grids if grid.name}
     levels = [shelf for zone in shelves for shelf in zone]
     top = {shelf.grid.path.partition("/")[0] for shelf in levels} | {"zarr.json", ".resmap"}
@@ -133,8 +180,11 @@ async def _strays(mosaic: Mosaic, shelves: list[list[_Shelf]], busy: bool) -> li
         for layer in LAYERS:
             found += [_foreign(name) async for name in _others(store, f"{path}/{layer}", {"zarr.json", "c"})]
             async for fault in _extra(mosaic, store, shelf, layer, busy=busy):
-                found.append(fault)
-    return found
+                if fault is None:
+                    told.unrecorded += 1
+                else:
+                    found.append(fault)
+    return told
 
 
 async def _others(store: Store, path: str, known: set[str]) -> AsyncIterator[str]:
@@ -144,11 +194,13 @@ async def _others(store: Store, path: str, known: set[str]) -> AsyncIterator[str
             yield f"{path}/{name}".lstrip("/")
 
 
-async def _extra(mosaic: Mosaic, store: Store, shelf: _Shelf, layer: str, *, busy: bool) -> AsyncIterator[Fault]:
-    """Whatever lies among the shards of a layer and is none that a ledger speaks of."""
+async def _extra(mosaic: Mosaic, store: Store, shelf: _Shelf, layer: str, *, busy: bool) -> AsyncIterator[Fault | None]:
+    """Whatever lies among the shards of a layer and is none that a ledger speaks of; None where it will be written
+    again."""
     prefix = f"{shelf.grid.path}/{layer}/c/"
     axes = 1 if layer == "source" else 2
     recorded = np.asarray(shelf.recorded.any(axis=0)) if layer == "source" else shelf.recorded[:-1]
+    to_come = shelf.to_come[-1] if layer == "source" else shelf.to_come[:-1]
     async for key in store.list_prefix(f"{shelf.grid.path}/{layer}/"):  # icechunk lists no less than an array
         if not key.startswith(prefix) or key.endswith(_DRAFT):
             continue
@@ -159,6 +211,9 @@ async def _extra(mosaic: Mosaic, store: Store, shelf: _Shelf, layer: str, *, bus
         elif not recorded[place]:
             step, row, column = place[axes - 1], place[-2], place[-1]
             if busy and (shelf.planned is None or shelf.planned[step, row, column]):
+                continue
+            if to_come[place]:
+                yield None
                 continue
             name = "source" if layer == "source" else mosaic.prompts[place[0]].name
             yield Fault(

@@ -21,7 +21,7 @@ from jobs.level_check import level_faults
 from jobs.run_check import KnownRun, look_at_runs
 from jobs.stored_shards import DamagedError, Odd, StoredShards, hands_for, in_threads
 from jobs.tile_file import TilePlaces
-from jobs.tree_check import history_faults, stray_faults
+from jobs.tree_check import Strays, history_faults, strays
 from jobs.tree_metadata import metadata_faults
 from mapper.errors import CredentialsError, MapperError, MosaicError, StoreError
 from mapper.grid import Grid, Tile
@@ -52,11 +52,12 @@ def verify(mosaic: str, *, full: bool, sample: int = 32) -> Report:
     if full:
         known = [run for run in runs if run.readable]
         above, compared = level_faults(opened, known)
-        stray = stray_faults(opened, known) if len(known) == len(runs) else []
-        bad = (*above, *stray, *history_faults(opened))
+        stray = strays(opened, known) if len(known) == len(runs) else Strays(faults=[])
+        bad = (*above, *stray.faults, *history_faults(opened))
         reports.append(
-            Report(checked=0, finished=0, bad=bad, unfinished=0, full=True, bytes_compared=compared),
-        )
+            Report(checked=0, finished=0, bad=bad, unfinished=0, full=True, bytes_compared=compared,
+                   unrecorded=stray.unrecorded),
+        )  # fmt: skip
     return joined(reports, full=full)
 
 

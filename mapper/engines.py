@@ -31,6 +31,7 @@ from mapper.errors import MosaicError, QuestionError
 from mapper.patience import HASTY, PATIENT, patiently
 from mapper.shards import Shard, ShardCodec, each_shard
 from mapper.storage import EngineName, has_repository, is_local, plain_store, store_failure
+from mapper.traffic import host_of
 
 CONCURRENT_REQUESTS = 16
 """Documents that are fetched or put at once."""
@@ -54,8 +55,9 @@ class Snapshot:
 class Tree:
     """The Zarr nodes of one state of a mosaic, each opened once. Threads may share it."""
 
-    def __init__(self, root: zarr.Group, *, snapshot: str | None = None) -> None:
+    def __init__(self, root: zarr.Group, *, url: str, snapshot: str | None = None) -> None:
         self.root = root
+        self._host = host_of(url)
         self.snapshot = snapshot
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
@@ -69,11 +71,14 @@ class Tree:
 
     def put(self, shards: Sequence[Shard]) -> None:
         """Encode and put shards, several at once; returns, or raises the first error, when all are over."""
-        sync(each_shard(ShardCodec.put, [(ShardCodec(self.array(shard.layer)), shard) for shard in shards]))
+        sync(each_shard(ShardCodec.put, [(self._codec(shard), shard) for shard in shards]))
 
     def get(self, shards: Sequence[Shard]) -> None:
         """Fill shards with what is stored, several at once; else as ``put``."""
-        sync(each_shard(ShardCodec.get, [(ShardCodec(self.array(shard.layer)), shard) for shard in shards]))
+        sync(each_shard(ShardCodec.get, [(self._codec(shard), shard) for shard in shards]))
+
+    def _codec(self, shard: Shard) -> ShardCodec:
+        return ShardCodec(self.array(shard.layer), host=self._host)
 
 
 class Engine(Protocol):
@@ -165,7 +170,7 @@ class ZarrEngine:
 
     def __init__(self, url: str, root: zarr.Group) -> None:
         self._url = url
-        self._tree = Tree(root)
+        self._tree = Tree(root, url=url)
 
     @classmethod
     def open(cls, url: str, *, writable: bool) -> ZarrEngine | None:
@@ -220,7 +225,7 @@ class ZarrEngine:
                 raise store_failure(error, self._url, "written") from error
 
         patiently(put, HASTY if is_local(self._url) else PATIENT)
-        self._tree = Tree(_root(store))
+        self._tree = Tree(_root(store), url=self._url)
 
     def commit(self, receipts: Sequence[bytes], message: str, metadata: Mapping[str, Any]) -> None:
         """As in ``Engine``: nothing to do."""

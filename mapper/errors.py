@@ -10,11 +10,13 @@ MapperError                  what happened, where, and what to do about it
 ├── CatalogError             the catalog is down or answers nonsense: exit status 1
 │   └── MissingError         the catalog has nothing at this address
 ├── ReadError                imagery did not arrive this time: try the tile again
+│   └── BrokenReadError      or arrived broken, on the way or where it lies: the same, but no sign of an outage
 ├── AssetError               imagery arrived and is bad: give the tile up
 ├── StoreError               the mosaic could not be written this time: try the tile again
 ├── ResourceError            memory ran out: try the tile again, later
 ├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
 ├── BusyError                another process is running this mosaic
+├── AwayError                a resmap server does not answer now: ask it again, later
 ├── VerifyError              the mosaic is not what the ledger says: exit status 7
 ├── QuestionError            the question cannot be asked of this mosaic: exit status 2
 └── GapError                 more of the place asked about was never seen than is allowed: exit status 8
@@ -23,7 +25,8 @@ Each has a ``cause``: whose matter it is, and so what a run does about it. ``clu
 
 | cause       | errors                              | whose matter                    | what a run does              |
 |-------------|-------------------------------------|---------------------------------|------------------------------|
-| transient   | Read, Store, Catalog                | nobody's: it passes             | waits, and tries again       |
+| transient   | Read, BrokenRead, Store, Catalog,   | nobody's: it passes             | waits, and tries again       |
+|             | Away                                |                                 |                              |
 | resource    | Resource                            | the machine's                   | waits longer, tries again    |
 | worker      | WorkerLost                          | the machine's, or the tile's    | tries alone, on another      |
 | credentials | Credentials                         | of whoever holds the keys       | tries again, then stops      |
@@ -140,6 +143,10 @@ class ReadError(MapperError):
     cause: ClassVar[Cause] = "transient"
 
 
+class BrokenReadError(ReadError):
+    """Imagery arrived that cannot be decoded: it was cut off on the way, or is broken where it lies."""
+
+
 class AssetError(MapperError):
     """Imagery arrived and is bad: corrupt, unplaced, or not what the catalog says."""
 
@@ -168,6 +175,12 @@ class BusyError(MapperError):
     """Another process is running this mosaic now."""
 
     cause: ClassVar[Cause] = "job"
+
+
+class AwayError(MapperError):
+    """A resmap server does not answer now."""
+
+    cause: ClassVar[Cause] = "transient"
 
 
 class VerifyError(MapperError):

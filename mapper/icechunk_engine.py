@@ -193,7 +193,7 @@ class IcechunkEngine:
 
     def _fork(self) -> _Fork:
         session = self._repository.writable_session("main").fork()
-        return _Fork(session, Tree(_root(self._repository, session, "r+")))
+        return _Fork(session, Tree(_root(self._repository, session, "r+"), url=self._url))
 
     def _settle(self, session: Session, message: str, metadata: Mapping[str, Any]) -> str:
         """Commit, and be sure of it. A store that is away is waited for, with all that was merged into the session."""
@@ -249,7 +249,7 @@ class _IcechunkTree(Tree):
     """Asks again where icechunk gives up at once."""
 
     def __init__(self, url: str, root: zarr.Group, *, snapshot: str) -> None:
-        super().__init__(root, snapshot=snapshot)
+        super().__init__(root, url=url, snapshot=snapshot)
         self._url = url
 
     def get(self, shards: Sequence[Shard]) -> None:

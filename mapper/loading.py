@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import rasterio
@@ -27,7 +27,11 @@ from mapper.kept import Kept
 from mapper.limits import check_source
 from mapper.open_files import SHARING, OpenFiles
 from mapper.raster import GDAL_OPTIONS, Cell, Raster, Raw
+from mapper.traffic import TRAFFIC, host_of
 from mapper.warp import WarpSource, warp_cell, warp_source
+from mapper.work import SPENT
+
+Done = TypeVar("Done")
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Decoded cells a reader keeps: the frames of some neighbouring tiles."""
@@ -101,7 +105,7 @@ class Loader:
             return [(_moved(cell, *offset), future) for cell, future in parts]
 
         if not self._files.known(asset):
-            return self._threads.submit(begin)
+            return self._threads.submit(_decoding(begin))
         begun: Future[Parts] = Future()
         try:
             begun.set_result(begin())
@@ -116,7 +120,7 @@ class Loader:
             claimed, mine = self._kept.claim(places)
             rows = list(_rows(mine))
             for work in [rows] if raster.sequential and rows else [[row] for row in rows]:
-                self._threads.submit(self._read, bands, work)
+                self._threads.submit(_decoding(self._read), bands, work)
         return [(place.box, claimed[place]) for place in places]
 
     def _warped(
@@ -143,7 +147,7 @@ class Loader:
                 except BaseException as error:
                     self._kept.fail(place, future, error)
                 else:
-                    self._threads.submit(self._warp, place, future, bands, source, parts)
+                    self._threads.submit(_decoding(self._warp), place, future, bands, source, parts)
         return [(place.box, claimed[place]) for place in places]
 
     def _read(self, bands: Sequence[Band], rows: Sequence[Claims]) -> None:
@@ -155,7 +159,7 @@ class Loader:
                 for row in rows:
                     boxes = [place.box for place in row]
                     around = PixelBox(boxes[0].top, boxes[0].left, boxes[-1].bottom, boxes[-1].right)
-                    raw, seen = file.raster.read(dataset, bands, around)
+                    raw, seen = _fetched(file.raster, dataset, bands, around)
                     for place, future in row.items():
                         self._kept.put(place, future, _part(raw, seen, place, around))
                         done.add(place)
@@ -183,7 +187,7 @@ class Loader:
                     raw, seen = _joined(parts, source.box)
                 else:
                     with file.dataset() as dataset:
-                        raw, seen = file.raster.read(dataset, bands, source.box, source.shape)
+                        raw, seen = _fetched(file.raster, dataset, bands, source.box, source.shape)
                 cell = place.develop(*warp_cell(file.raster, source, raw, seen, place.box, *place.warped))
             self._kept.put(place, future, cell)
         except BaseException as error:
@@ -205,6 +209,26 @@ def _enter() -> None:
     """GDAL's options of a reading thread, as long as it lives: entering them costs milliseconds where credentials are
     looked up."""
     rasterio.Env(**GDAL_OPTIONS | SHARING).__enter__()
+
+
+def _decoding(act: Callable[..., Done]) -> Callable[..., Done]:
+    """The same act, its CPU time counted as decoding."""
+
+    def counted(*given: Any) -> Done:
+        with SPENT.computing("decode"):
+            return act(*given)
+
+    return counted
+
+
+def _fetched(
+    raster: Raster, dataset: Any, bands: Sequence[Band], box: PixelBox, shape: tuple[int, int] | None = None
+) -> Cell:
+    """As ``Raster.read``, counted: GDAL fetches and decodes in one call."""
+    with SPENT.waiting("read"), TRAFFIC.request("imagery", host_of(bands[0].asset.href)) as request:
+        raw, seen = raster.read(dataset, bands, box, shape)
+        request.moved_bytes = raw.nbytes
+    return raw, seen
 
 
 def _place(

@@ -24,6 +24,7 @@ from mapper.pyramid import LevelResult, LevelTask, build_shard
 from mapper.read import RasterReader, Reader
 from mapper.reuse import Remembered
 from mapper.segmenter import Segmenter
+from mapper.work import SPENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +234,10 @@ class TileMapper:
 
     def read(self, task: TileTask) -> TileView:
         """All that the windows of what is asked look at; no more than that where there is nothing to see."""
+        with SPENT.computing("decode"):  # pixels of items laid over one another; cells are counted where they are read
+            return self._read(task)
+
+    def _read(self, task: TileTask) -> TileView:
         reach("before-read")
         started = clock.perf_counter()
         asked = asked_pixels(self._setup.areas.get(task.grid.name), task)
@@ -275,6 +280,7 @@ class TileMapper:
         gathered.blend_all_but(0)
         score = to_score(blend.logits(needed), valid=valid, asked=seen.asked)
         spent = clock.perf_counter() - begun - gathered.asked_s
+        SPENT.add("blend", spent)
         return TileScores(
             score=score,
             windows=len(windows),
@@ -286,6 +292,10 @@ class TileMapper:
 
     def write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
         """Put the tile's shards and say what was put."""
+        with SPENT.computing("encode"):  # masks, checksums; shards are counted where they are encoded
+            return self._write(task, seen, scores)
+
+    def _write(self, task: TileTask, seen: TileView, scores: TileScores) -> TileResult:
         started = clock.perf_counter()
         core = task.tile.core
         here = seen.part.within(core)

@@ -12,6 +12,8 @@ import rasterio
 from mapper.imagery import Asset
 from mapper.kept import Kept
 from mapper.raster import GDAL_OPTIONS, Raster, opened
+from mapper.traffic import TRAFFIC, host_of
+from mapper.work import SPENT
 
 SHARING = {"CPL_VSIL_CURL_NON_CACHED": ""}
 """What a later dataset of a file is opened with: it takes the header from what GDAL remembers of the first."""
@@ -36,7 +38,8 @@ class OpenFile:
             rasterio.errors.RasterioError: it cannot be opened.
         """
         self._asset = asset
-        with rasterio.Env(**GDAL_OPTIONS):
+        host = host_of(asset.href)
+        with SPENT.waiting("read"), TRAFFIC.request("imagery", host), rasterio.Env(**GDAL_OPTIONS):
             first = opened(asset)
         try:
             self.raster = Raster(first, asset)

@@ -21,7 +21,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, ResourceError
+from mapper.errors import AssetError, BrokenReadError, CredentialsError, MapperError, ReadError, ResourceError
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import Asset, Band, Placement, Valid
 from mapper.limits import LARGEST_HEADER_BYTES, MOST_BANDS, cell_shape, check_average, check_bands, check_header
@@ -351,9 +351,17 @@ def read_failure(error: BaseException, asset: Asset, item_id: str) -> MapperErro
         return CredentialsError("the store refused to give the file", fix="log in, or check who may read it", **where)
     gone = "HTTP response code: 404" in said or "does not exist" in said or "No such file" in said
     if path.startswith("/vsi") and not gone and "not recognized" not in said:
-        return ReadError(f"the file did not arrive: {said}", fix="the tile is tried again", **where)
+        if any(sign in said for sign in _SIGNS_OF_THE_NETWORK):
+            return ReadError(f"the file did not arrive: {said}", fix="the tile is tried again", **where)
+        return BrokenReadError(
+            f"the file came broken: {said}", fix="the tile is tried again; if it stays so, leave the item out", **where
+        )
     return AssetError(f"the file cannot be read: {said}", fix="leave the item out, or mend the file", **where)
 
+
+_SIGNS_OF_THE_NETWORK = ("HTTP response code", "CURL error")
+"""GDAL says so of a header that does not come. Of a block that does not it says what it says of a broken one; the file
+is then opened anew at the next try, so that its header tells."""
 
 _LONGEST_COMPLAINT = 500
 """Characters of what GDAL says that are passed on: a file may have it quote megabytes."""

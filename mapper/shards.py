@@ -10,6 +10,7 @@ are laid here, by the sharding codec's specification and in the order in which z
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,8 @@ from zarr.storage import StorePath
 from mapper.errors import GridError, MosaicError
 from mapper.failpoints import reach
 from mapper.patience import REQUEST_S
+from mapper.traffic import FILES, TRAFFIC
+from mapper.work import SPENT
 
 SHARDS_AT_ONCE = 8
 """Of one call, as bytes in memory: so much it takes beside the pixels."""
@@ -54,8 +57,12 @@ class Shard:
 class ShardCodec:
     """Encodes and decodes the shards of one array. Threads may share one."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
+    def __init__(self, array: zarr.Array[Any], *, host: str = FILES) -> None:
         """The codec of an array whose shards are 1 along all axes but the last two.
+
+        Args:
+            array: whose shards.
+            host: what its requests are counted under.
 
         Raises:
             MosaicError: the array keeps its shards in another way than ``mapper/layout.py`` gives.
@@ -67,7 +74,7 @@ class ShardCodec:
                 fix="choose another output.mosaic",
                 layer=array.path,
             )
-        self._array = array
+        self._array, self._host = array, host
         self._zstd = compressor
         self._sides = array.shards or array.chunks
         self._chunk = array.chunks[-2:]
@@ -82,14 +89,20 @@ class ShardCodec:
             TimeoutError: the store has not taken it in ``REQUEST_S``.
         """
         reach("before-encode")
-        content = await asyncio.to_thread(self.encode, shard)
+        content = await asyncio.to_thread(self._encoded, shard)
         reach("after-encode")
         target = self._path(shard)
-        async with asyncio.timeout(REQUEST_S):
-            if content is None:
-                await target.delete()
-            else:
-                await target.set(default_buffer_prototype().buffer.from_bytes(content))
+        began = time.perf_counter()
+        try:
+            with TRAFFIC.request("store", self._host) as request:
+                async with asyncio.timeout(REQUEST_S):
+                    if content is None:
+                        await target.delete()
+                    else:
+                        await target.set(default_buffer_prototype().buffer.from_bytes(content))
+                        request.moved_bytes = len(content)
+        finally:
+            SPENT.add("write", time.perf_counter() - began)
         reach("mid-put")
 
     async def get(self, shard: Shard) -> None:
@@ -101,9 +114,15 @@ class ShardCodec:
             TimeoutError: the store has not given it in ``REQUEST_S``.
         """
         # From its first byte on, and not simply all of it: s3fs asks for the length of a whole object first.
-        async with asyncio.timeout(REQUEST_S):
-            content = await self._path(shard).get(default_buffer_prototype(), OffsetByteRequest(0))
+        with TRAFFIC.request("store", self._host) as request:
+            async with asyncio.timeout(REQUEST_S):
+                content = await self._path(shard).get(default_buffer_prototype(), OffsetByteRequest(0))
+            request.moved_bytes = 0 if content is None else len(content)
         await asyncio.to_thread(self.decode, None if content is None else content.to_bytes(), shard)
+
+    def _encoded(self, shard: Shard) -> bytes | None:
+        with SPENT.computing("encode"):
+            return self.encode(shard)
 
     def encode(self, shard: Shard) -> bytes | None:
         """The bytes of a shard; None where every pixel of it is the array's fill value.

@@ -23,6 +23,8 @@ from zarr.storage import FsspecStore, LocalStore
 from mapper.errors import CredentialsError, MapperError, MosaicError, StoreError
 from mapper.failpoints import reach
 from mapper.patience import BODY_ATTEMPTS, HASTY, REQUEST_S, Patience, asked_to_wait, patiently, s3_options
+from mapper.s3_tries import counting_session
+from mapper.traffic import TRAFFIC, host_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -32,6 +34,8 @@ EngineName: TypeAlias = Literal["zarr", "icechunk"]
 
 REPOSITORY = ("config.yaml", "refs", "repo", "snapshots", "manifests", "transactions", "chunks", "overwritten")
 """What lies in the folder of an icechunk repository."""
+
+S3 = ("s3://", "s3a://")
 
 _REFUSALS = frozenset(
     (
@@ -81,13 +85,15 @@ def _file_system(url: str, *, asynchronous: bool = False) -> tuple[AbstractFileS
     if not is_local(url):
         # No listing is remembered: what another process has made since would be missing from it.
         options = {"use_listings_cache": False, **({"asynchronous": True} if asynchronous else {})}
-    ours = url.startswith(("s3://", "s3a://"))
+    ours = url.startswith(S3)
     try:
         fs, path = fsspec.core.url_to_fs(url, **options, **(s3_options() if ours else {}))
     except (ValueError, ImportError) as error:
         raise _no_such_store(error, url) from error
     if ours:
         fs.retries = BODY_ATTEMPTS
+        if fs.session is None:  # fsspec gives one file system to all who ask alike
+            fs.session = counting_session(fs.kwargs)
     return fs, path
 
 
@@ -230,8 +236,9 @@ class Folder:
             FileNotFoundError: there is none.
             MosaicError, CredentialsError, StoreError: as ``store_failure`` says.
         """
-        with self._told("read"):
+        with self._told("read"), TRAFFIC.request("store", host_of(self.url), missing=FileNotFoundError) as request:
             content: Any = self._fs.cat_file(posixpath.join(self._path, name))
+            request.moved_bytes = len(content)
         return bytes(content)
 
     def write(self, name: str, content: bytes) -> None:
@@ -243,8 +250,9 @@ class Folder:
         path = posixpath.join(self._path, name)
 
         def put() -> None:
-            with self._told("written", missing=True):
+            with self._told("written", missing=True), TRAFFIC.request("store", host_of(self.url)) as request:
                 self._put(path, content)
+                request.moved_bytes = len(content)
 
         patiently(put, self._patience)
 

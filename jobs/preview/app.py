@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 import jinja2
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -30,29 +29,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.careful import LOOPBACK, VIEW_POLICY, Careful
 from jobs.preview.shown import Shown
 from mapper.errors import MapperError, QuestionError
 from mapper.web.webtiles import Layer
-
-LOOPBACK = ("127.0.0.1", "localhost")
-"""The names under which a browser on this machine finds it."""
 
 AT_ONCE = 4
 """Tiles and values that are worked out at one time; the others wait."""
 
 _HERE = Path(__file__).parent
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "object-src 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 _DIGITS = 9
 """A number in an address has so many at most."""
 
@@ -81,7 +67,10 @@ def app(mosaics: Mapping[str, str], *, hosts: Sequence[str] = LOOPBACK) -> Starl
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        middleware=[
+            Middleware(Careful, policy=VIEW_POLICY),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
+        ],
         exception_handlers={MapperError: _refused, HTTPException: _no_such},
     )
 
@@ -156,21 +145,6 @@ class Pages:
         return HTMLResponse(
             self._templates.get_template(template).render(values), headers={"Cache-Control": "no-cache"}
         )
-
-
-class _Guarded:
-    """Adds the headers that keep a browser from being turned against its owner."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, guarded)
 
 
 def _layer(text: str) -> Layer:

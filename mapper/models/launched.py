@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapper.segmenter import Logits
+from mapper.work import SPENT
 
 
 def launched(answer: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8], device: str) -> Callable[[], Logits]:
@@ -34,14 +35,19 @@ def launched(answer: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8], devi
             said = answer(torch.from_numpy(pixels).to(device)).cpu()
             return lambda: np.asarray(said.numpy())
         here = torch.from_numpy(pixels).pin_memory()
-        out = answer(here.to(device, non_blocking=True))
+        sent, arrived, answered, over = (torch.cuda.Event(enable_timing=True) for _ in range(4))  # type: ignore[no-untyped-call]
+        sent.record()
+        there = here.to(device, non_blocking=True)
+        arrived.record()
+        out = answer(there)
         back = torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
+        answered.record()
         back.copy_(out, non_blocking=True)
-        over = torch.cuda.Event()  # type: ignore[no-untyped-call]
         over.record()
 
     def fetched() -> Logits:
         over.synchronize()
+        SPENT.add("copy", (sent.elapsed_time(arrived) + answered.elapsed_time(over)) / 1000)
         return np.asarray(back.numpy())
 
     return fetched

@@ -71,6 +71,17 @@ class GridInDegrees:
         """Row and column of the finest level at each place, and whether the grid has it."""
         return self._whole(self._position(longitude, latitude))
 
+    def degrees_of(
+        self, row: NDArray[np.float64], column: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Longitudes and latitudes of positions in pixels of the lattice; infinite where the projection has no such
+        place."""
+        lattice = self.grid.lattice
+        x, y = self._to_degrees.transform(
+            lattice.phase_x + column * lattice.res_x, lattice.phase_y - row * lattice.res_y
+        )
+        return np.asarray(x), np.asarray(y)
+
     def crossings(
         self, longitude: NDArray[np.float64], latitude: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
@@ -109,7 +120,7 @@ class GridInDegrees:
 
     def level_for(self, longitude: float, latitude: float, pixel: float) -> int:
         """The coarsest level whose pixels are not larger than a tile's there, of this many radians of longitude."""
-        spanned = min(self._pixels_a_radian(longitude, latitude)) * pixel
+        spanned = min(self.pixels_a_radian(longitude, latitude)) * pixel
         if not math.isfinite(spanned):
             return len(self.levels) - 1
         halvings = int(math.log2(max(spanned, 1.0) * (1 + 1e-6)))  # a tile's pixel may equal one of ours
@@ -119,9 +130,9 @@ class GridInDegrees:
         """Columns or rows of the finest level under a radian of Web Mercator, where that is largest on the ground."""
         west, south, east, north = self.bounds
         latitude = min(max(0.0, south), north)
-        return max(self._pixels_a_radian((west + east) / 2, max(min(latitude, 85.0), -85.0)))
+        return max(self.pixels_a_radian((west + east) / 2, max(min(latitude, 85.0), -85.0)))
 
-    def _pixels_a_radian(self, longitude: float, latitude: float) -> tuple[float, float]:
+    def pixels_a_radian(self, longitude: float, latitude: float) -> tuple[float, float]:
         """How many columns and rows of the finest level a square of Web Mercator spans, by its side in radians."""
         north = _latitude(_mercator(latitude) + _STEP)
         x, y = self._to_grid.transform(

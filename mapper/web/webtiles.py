@@ -14,6 +14,7 @@ where any level above it is stored, because those are built last; else the finer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -89,19 +90,12 @@ class WebTiles:
     @property
     def bounds(self) -> Bounds:
         """West, south, east, north in degrees; where the mosaic lies across the 180th meridian, all longitudes."""
-        west = min(zone.bounds[0] for zone in self._zones)
-        east = max(zone.bounds[2] for zone in self._zones)
-        if west < -180 or east > 180:
-            west, east = -180.0, 180.0
-        south = max(min(zone.bounds[1] for zone in self._zones), -NORTHERNMOST)
-        north = min(max(zone.bounds[3] for zone in self._zones), NORTHERNMOST)
-        return west, south, east, north
+        return map_bounds(self._zones)
 
     @property
     def max_zoom(self) -> int:
         """The first zoom whose pixels (256 a tile) are nowhere larger than the mosaic's."""
-        tiles = max(zone.most_pixels_a_radian() for zone in self._zones) * 2 * math.pi / TILE_PX
-        return min(math.ceil(math.log2(max(tiles, 1.0)) - 1e-6), DEEPEST)
+        return largest_zoom(self._zones)
 
     def tile(
         self, z: int, x: int, y: int, *, prompt: int, time: int, layer: Layer = "mask", size_px: int = TILE_PX
@@ -124,7 +118,7 @@ class WebTiles:
             QuestionError: there is no such tile.
             StoreError: a shard under it cannot be read.
         """
-        longitude, latitude = _centres(z, x, y, size_px)
+        longitude, latitude = centres(z, x, y, size_px)
         out = np.full((size_px, size_px), UNMAPPED, np.uint8)
         pixel = 2 * math.pi / (size_px << z)
         asked = _Asked(layer=layer, prompt=prompt, time=time)
@@ -263,10 +257,40 @@ def _box_around(row: NDArray[np.int64], column: NDArray[np.int64]) -> PixelBox:
     return PixelBox(int(row.min()), int(column.min()), int(row.max()) + 1, int(column.max()) + 1)
 
 
-def _centres(z: int, x: int, y: int, size_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Longitudes and latitudes of the middles of a tile's columns and rows."""
+def centres(
+    z: int, x: int, y: int, size_px: int = TILE_PX, *, margin_px: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitudes and latitudes of the middles of a tile's columns and rows, in degrees.
+
+    Args:
+        z: zoom; x and y as in ``WebTiles.tile``.
+        x: column.
+        y: row.
+        size_px: of its sides.
+        margin_px: so many columns and rows more on each side; longitudes go on beyond 180 there.
+
+    Raises:
+        QuestionError: there is no such tile.
+    """
     if not (0 <= z <= DEEPEST and 0 <= x < 1 << z and 0 <= y < 1 << z):
         raise QuestionError("there is no such tile", fix=f"z is 0 to {DEEPEST}, x and y below 2^z", tile=f"{z}/{x}/{y}")
-    share = (np.arange(size_px) + 0.5) / (size_px << z)
+    share = (np.arange(-margin_px, size_px + margin_px) + 0.5) / (size_px << z)
     northing = math.pi * (1 - 2 * (share + y / (1 << z)))
     return 360 * (share + x / (1 << z)) - 180, np.degrees(np.arctan(np.sinh(northing)))
+
+
+def map_bounds(zones: Sequence[GridInDegrees]) -> Bounds:
+    """West, south, east, north of a map of these zones in degrees; all longitudes where it lies across the 180th
+    meridian."""
+    west, east = min(zone.bounds[0] for zone in zones), max(zone.bounds[2] for zone in zones)
+    if west < -180 or east > 180:
+        west, east = -180.0, 180.0
+    south = max(min(zone.bounds[1] for zone in zones), -NORTHERNMOST)
+    north = min(max(zone.bounds[3] for zone in zones), NORTHERNMOST)
+    return west, south, east, north
+
+
+def largest_zoom(zones: Sequence[GridInDegrees]) -> int:
+    """The first zoom whose pixels (256 a tile) are nowhere larger than those of the zones."""
+    tiles = max(zone.most_pixels_a_radian() for zone in zones) * 2 * math.pi / TILE_PX
+    return min(math.ceil(math.log2(max(tiles, 1.0)) - 1e-6), DEEPEST)

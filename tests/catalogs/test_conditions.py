@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -119,3 +120,19 @@ def test_microseconds_survive(micros: int) -> None:
     moment = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
     found = dates_of(stac_item(properties={"datetime": moment.isoformat()}))
     assert found == (moment, moment)
+
+
+def test_a_date_of_many_words_is_refused_in_few() -> None:
+    for text in ("x" * 20_000, f"2021/{'2020' + ' ' * 20_000}", f"2020/{'y' * 20_000}"):
+        with pytest.raises(SpecError) as caught:
+            interval_of(text)
+        assert len(caught.value.what) < 200
+
+
+def test_a_filter_of_which_cql2_has_gigabytes_to_say_costs_this_process_little() -> None:
+    chain = "a LIKE 'x%' AND a = true" * 50
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SpecError, match="not CQL2"):
+        Filter.parse(chain)
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kb < 200 * 1024

@@ -15,6 +15,7 @@ from catalogs.items import item_from_stac
 from catalogs.search import Query, search
 from catalogs.snapshot import freeze
 from mapper.errors import CatalogError, CredentialsError, EmptySearchError, MapperError, SpecError
+from mapper.traffic import TRAFFIC, calls_since
 from tests.catalogs.examples import real, stac_collection, stac_item
 from tests.servers import Fault, Request, Route, files_over_http, landing, scripted_api, stac_api
 
@@ -489,6 +490,13 @@ class TestFaults:
         served.fail("/item.json", fault)
         assert names(f"{served.url}/item.json") == ["a"]
         assert len(served.asked("/item.json")) == (fault.times or 0) + 1
+
+    def test_each_try_is_counted_as_a_request_to_the_host(self, served: Any) -> None:
+        served.fail("/item.json", Fault(status=429, headers={"Retry-After": "0"}, times=2))
+        before = TRAFFIC.calls()
+        names(f"{served.url}/item.json")
+        (calls,) = (calls for calls in calls_since(before, TRAFFIC.calls()) if calls.kind == "catalog")
+        assert (calls.host, calls.done, calls.failed, calls.throttled) == ("127.0.0.1", 3, 2, 2)
 
     @pytest.mark.parametrize(
         ("fault", "error", "said"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from catalogs.columns import DOCUMENT, table_documents
 from catalogs.documents import without_nulls
 from catalogs.items import item_from_stac, lean
-from catalogs.snapshot import freeze, thaw, thawed
+from catalogs.snapshot import freeze, thaw, thawed, thawed_rows
 from catalogs.tables import Table
 from mapper.errors import CatalogError
 from tests.catalogs.examples import real, real_items, stac_item
@@ -170,3 +170,20 @@ def test_times_of_a_table_are_instants_whatever_its_zone() -> None:
     moment = pa.array([datetime(2024, 6, 1, 10, tzinfo=UTC)], pa.timestamp("ms", "Europe/Berlin"))
     (doc,) = table_documents(pa.table({"id": ["a"], "datetime": moment, "updated": moment, "gone": pa.nulls(1)}))
     assert doc == {"id": "a", "properties": dict.fromkeys(("datetime", "updated"), "2024-06-01T10:00:00.000Z")}
+
+
+@pytest.mark.parametrize("columns_only", [False, True])
+def test_some_rows_are_thawed_as_all_are(columns_only: bool) -> None:
+    frozen = freeze([stac_item(name) for name in "abcdefg"], at_once=3)
+    if columns_only:
+        sink = io.BytesIO()
+        pq.write_table(pq.read_table(io.BytesIO(frozen)).drop_columns([DOCUMENT]), sink, row_group_size=2)
+        frozen = sink.getvalue()
+    whole = thaw(frozen)
+    assert thawed_rows(frozen, [5, 0, 3]) == {row: whole[row] for row in (5, 0, 3)}
+    assert thawed_rows(frozen, [7, -1]) == thawed_rows(frozen, []) == {}
+
+
+def test_rows_of_what_is_no_frozen_search_are_refused() -> None:
+    with pytest.raises(CatalogError, match="cannot be read"):
+        thawed_rows(b"nonsense", [0])

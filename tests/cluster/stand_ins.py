@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import WorkerFacts
+from cluster.readings import Reading
 from mapper.errors import MapperError, ReadError
 from mapper.map_tile import Result, Setup, Task, TileMapper
 
@@ -35,6 +36,9 @@ class Idle:
     def run(self, task: Task) -> Result | MapperError:
         time.sleep({SLOW_TILE: 1.0, STUCK_TILE: 3600.0}.get(task.id, 0.0))
         return ReadError("nothing was read", pid=os.getpid())
+
+    def reading(self) -> Reading:
+        return Reading(worker=self._name, pid=os.getpid(), up_s=time.monotonic())
 
 
 class Busy(Idle):
@@ -82,3 +86,10 @@ class Changed(Idle):
 def frail(setup: Setup, name: str) -> Path:
     """The file that says so of a worker."""
     return Path(f"{setup.mosaic}.{name}")
+
+
+class Mute(Idle):
+    """Cannot say how it does."""
+
+    def reading(self) -> Reading:
+        raise OSError("no such counter")

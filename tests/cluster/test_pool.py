@@ -13,6 +13,7 @@ import pytest
 
 from cluster import Finished, Outcome, Telemetry, WorkerFacts, outcomes
 from cluster.dispatch import PATIENCE_S, STRETCH
+from cluster.readings import Reading
 from cluster.retries import BUDGETS, RetryPolicy
 from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError, WorkerLostError
 from mapper.map_tile import Task, TileResult, TileTask
@@ -61,6 +62,9 @@ class ScriptedPool:
         time.sleep(min(timeout_s, 0.01))
         self.time += timeout_s
         return []
+
+    def readings(self) -> Mapping[str, tuple[float, Reading]]:
+        return {name: (0.0, Reading(worker=name)) for name in self.names}
 
     def now(self) -> float:
         """A clock that stands still while anything comes back."""

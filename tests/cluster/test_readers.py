@@ -20,6 +20,7 @@ from cluster.readers import (
     CORES_A_WORKER,
     RESTARTS,
     Node,
+    Read,
     ReaderActor,
     RemoteReader,
     cluster_nodes,
@@ -76,7 +77,7 @@ def test_the_nodes_of_a_cluster_are_those_ray_knows(ray_cluster: Any) -> None:
 class Deadly(ReaderActor):
     """Dies of the first view it is asked for."""
 
-    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> Read:
         os.kill(os.getpid(), signal.SIGKILL)
         return super().read(items, lattice, frame)
 
@@ -89,7 +90,7 @@ class Known(ReaderActor):
 
 
 class Defective(ReaderActor):
-    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> View | MapperError:
+    def read(self, items: Sequence[PlacedItem], lattice: Lattice, frame: PixelBox) -> Read:
         raise ZeroDivisionError("nobody thought of this")
 
 

@@ -97,6 +97,14 @@ def test_an_outage_is_try_after_try_that_fails_for_what_is_away_from_here() -> N
         assert outage.holds(1.0) is there, error
 
 
+def test_one_broken_file_is_no_outage_however_many_tiles_it_shows() -> None:
+    outage = Outage(POLICY)
+    failed(outage, errors.BrokenReadError("not a block", asset="a.tif"), tasks=(1, 2, 3, 4, 5))
+    assert not outage.holds(1.0)
+    failed(outage, errors.BrokenReadError("not a block", asset="b.tif"), tasks=(6,))
+    assert outage.holds(1.0)
+
+
 def test_an_outage_is_over_when_anything_arrives() -> None:
     for error in (None, errors.AssetError("it arrived, and is corrupt")):
         outage = Outage(POLICY)

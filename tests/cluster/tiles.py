@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster import WorkerFacts
+from cluster.readings import Reading
 from mapper.errors import MapperError, ModelError, ReadError
 from mapper.grid import Grid, PixelBox
 from mapper.imagery import View
@@ -124,6 +125,9 @@ class Hungrier:
     def run(self, task: Task) -> Result | MapperError:
         self.holds += 1
         return ReadError("nothing was read")
+
+    def reading(self) -> Reading:
+        return Reading(worker=self._name)
 
 
 def load_slow(setup: Setup) -> TileMapper:

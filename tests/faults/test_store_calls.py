@@ -14,6 +14,7 @@ import pytest
 
 from jobs.lease import Lease
 from jobs.ledger import RunFolder
+from mapper import icechunk_engine
 from mapper.errors import CredentialsError, MapperError, StoreError
 from mapper.grid import PixelBox
 from mapper.mosaic import Mosaic, TileLayers, Written
@@ -109,8 +110,11 @@ def test_a_mosaic_is_made_and_grows_whatever_happens_to_one_request(
         assert [time.year for time in opened.times] == [2020, 2021, 2030, 2031, 2032]
 
 
-def test_a_snapshot_that_cannot_be_fetched_is_an_error_and_no_empty_repository(faulty: Broken, tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_fetched_is_an_error_and_no_empty_repository(
+    faulty: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mosaic = made(faulty, tmp_path, "icechunk")
+    monkeypatch.setattr(icechunk_engine, "patiently", lambda act, _: act())  # it would be asked again for half a minute
     faulty.proxy.breaks(Fault("torn", "GET", "snapshots"))
     with pytest.raises(StoreError):
         Mosaic.open(mosaic.url)

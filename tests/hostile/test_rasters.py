@@ -41,7 +41,9 @@ class Sitting:
     most_bytes: int = 0
 
 
-@pytest.fixture(scope="module", params=["local", "http"])
+@pytest.fixture(
+    scope="module", params=["local", "http, a fifth of them", pytest.param("http", marks=pytest.mark.chaos)]
+)
 def sitting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sitting]:
     """One child reads them all; it is started again only if one of them kills it."""
     folder, elsewhere = tmp_path_factory.mktemp("strangers"), tmp_path_factory.mktemp("elsewhere")
@@ -50,7 +52,8 @@ def sitting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         Watched(folder, elsewhere) as watched,
         Child(patience_s=PATIENCE_S) as child,
     ):
-        done = Sitting({case.name: case for case in corpus(folder=str(elsewhere), url=server.url)})
+        cases = list(corpus(folder=str(elsewhere), url=server.url))
+        done = Sitting({case.name: case for case in (cases[::5] if "fifth" in request.param else cases)})
         plant(folder)
         plant(elsewhere)
         watched.opened()
@@ -91,8 +94,9 @@ def came_right(case: Case, said: Said, view: Pixels | None) -> bool:
 
 
 def test_there_are_enough_of_them(sitting: Sitting) -> None:
-    assert len(sitting.cases) >= 500
-    assert sum(name.startswith("cut-at-") for name in sitting.cases) == 64
+    whole = len(sitting.cases) >= 500
+    assert whole or len(sitting.cases) >= 100
+    assert sum(name.startswith("cut-at-") for name in sitting.cases) >= (64 if whole else 10)
 
 
 def test_every_file_gives_its_pixels_or_an_error_of_ours(sitting: Sitting) -> None:
@@ -106,7 +110,7 @@ def test_every_file_gives_its_pixels_or_an_error_of_ours(sitting: Sitting) -> No
 
 def test_every_error_names_the_item_and_the_file_in_one_readable_sentence(sitting: Sitting) -> None:
     refused = {name: said for name, said in sitting.said.items() if said.kind != "pixels"}
-    assert len(refused) > 250
+    assert len(refused) > len(sitting.cases) / 3
     for name, said in refused.items():
         assert said.where["item"] == "scene", name
         assert said.where["asset"].endswith(sitting.cases[name].file), name

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from jobs.lease import Lease
 from jobs.ledger import Built, RunFolder, run_names
@@ -52,7 +56,8 @@ def test_a_good_mosaic_has_every_tile_read_back(good: Path, resmap: Resmap) -> N
     said = resmap("verify", "--full", "--json", good)
     assert said.status == 0
     assert said.document == {
-        "checked": 33, "finished": 33, "bad": [], "unfinished": 0, "full": True, "bytes_compared": True, "redo": {},
+        "checked": 33, "finished": 33, "bad": [], "unfinished": 0, "full": True, "bytes_compared": True,
+        "unrecorded": 0, "redo": {},
     }  # fmt: skip
     assert "0 bad" in resmap("verify", good).out
 
@@ -162,3 +167,60 @@ def test_what_stands_is_held_against_the_last_word_of_the_ledgers(mosaic: Path) 
             shards.flush()
         report = verify(str(mosaic), full=True)
         assert (len(report.bad), report.checked) == (bad, 33)
+
+
+def killed(world: World, folder: Path, at: str) -> tuple[Path, Path]:
+    """The job file and the mosaic of a run whose process was killed at a failpoint."""
+    mosaic, job = folder / "map.zarr", folder / "job.yaml"
+    job.write_text(yaml.safe_dump(world.job(mosaic)))
+    run = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "run", "--local", str(job)],
+        env={**os.environ, "RESMAP_FAILPOINTS": f"{at}=kill"}, capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert run.returncode == -9, run.stderr[-2000:]
+    return job, mosaic
+
+
+def a_file_at_no_planned_place(mosaic: Path) -> str:
+    """Where a shard of the mosaic now lies a second time, at a place that its run has not planned."""
+    (run,) = run_names(str(mosaic))
+    planned = {(tile.row, tile.column) for tile in RunFolder(str(mosaic), run).tiles()}
+    rows, columns = (max(side) + 1 for side in zip(*planned, strict=True))
+    row, column = next((r, c) for r in range(rows) for c in range(columns) if (r, c) not in planned)
+    there = next(path for path in (mosaic / "0/mask/c").rglob("*") if path.is_file())
+    (mosaic / f"0/mask/c/0/0/{row}").mkdir(exist_ok=True)
+    shutil.copyfile(there, mosaic / f"0/mask/c/0/0/{row}/{column}")
+    return f"0/mask/c/0/0/{row}/{column}"
+
+
+@pytest.mark.parametrize("at", ["before-ledger-part", "level-put"])
+def test_what_a_killed_run_wrote_and_did_not_record_is_no_damage_and_what_nobody_planned_is(
+    world: World, resmap: Resmap, tmp_path: Path, at: str
+) -> None:
+    job, mosaic = killed(world, tmp_path, at)
+    report = verify(str(mosaic), full=True)
+    assert report.bad == ()
+    assert report.unrecorded > 0
+    assert (report.finished > 0) == (at == "level-put")
+    said = resmap("verify", "--full", mosaic)
+    assert said.status == 0
+    assert f"{report.unrecorded:,} shard" in said.out
+    assert "`resmap run` goes on" in said.out
+
+    stray = a_file_at_no_planned_place(mosaic)
+    (bad,) = verify(str(mosaic), full=True).bad
+    assert (bad.kind, bad.key) == ("extra", stray)
+    assert resmap("verify", "--full", mosaic).status == 7
+    (mosaic / stray).unlink()
+
+    assert resmap("run", "--local", job).status == 0
+    whole = verify(str(mosaic), full=True)
+    assert (whole.unrecorded, whole.bad, whole.unfinished) == (0, (), 0)
+
+
+def test_in_a_run_that_has_ended_a_shard_that_no_ledger_speaks_of_is_one_too_many(mosaic: Path) -> None:
+    for part in mosaic.glob(".resmap/runs/*/ledger/*"):
+        part.unlink()
+    report = verify(str(mosaic), full=True)
+    assert "extra" in {fault.kind for fault in report.bad}
+    assert report.unrecorded == 0

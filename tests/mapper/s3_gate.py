@@ -18,6 +18,9 @@ class Gate:
     refuses: str = ""
     """Part of the paths for which we have no rights."""
 
+    busy: int = 0
+    """So many PUTs yet are told to come slower."""
+
     loses: tuple[str, ...] = ()
     """Ends of the paths of a PUT: carried out, and its answer lost, once."""
 
@@ -41,6 +44,10 @@ def gate_before(server: str) -> Iterator[Gate]:
             gate.asked.append((self.command, self.path))
             if gate.refuses and gate.refuses in self.path:
                 self.answer(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+                return
+            if self.command == "PUT" and gate.busy:
+                gate.busy -= 1
+                self.answer(503, {}, b"<Error><Code>SlowDown</Code><Message>Please slow down</Message></Error>")
                 return
             inner = http.client.HTTPConnection(server.removeprefix("http://"), timeout=10)
             inner.request(self.command, self.path, body, dict(self.headers))

@@ -79,7 +79,7 @@ def test_a_reader_of_its_own_comes_by_its_point(points: pytest.MonkeyPatch) -> N
     )
     points.setenv(VARIABLE, "reader-reads=raise")
     lattice = Lattice(crs="EPSG:32632", res_x=1.0, res_y=1.0)
-    assert isinstance(ReaderActor(setup).read((), lattice, PixelBox(0, 0, 8, 8)), ReadError)
+    assert isinstance(ReaderActor(setup).read((), lattice, PixelBox(0, 0, 8, 8)).answer, ReadError)
 
 
 def test_a_point_acts_at_the_turn_asked_for_and_at_no_other(points: pytest.MonkeyPatch) -> None:

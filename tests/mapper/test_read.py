@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
-from mapper.errors import AssetError, CredentialsError, MapperError, ReadError, SpecError
+from mapper.errors import AssetError, BrokenReadError, CredentialsError, MapperError, ReadError, SpecError
 from mapper.grid import Lattice, PixelBox
 from mapper.imagery import NO_SOURCE, Band, CloudMask, Item, Placement, View
 from mapper.raster import header_of
@@ -520,6 +520,26 @@ def test_a_refusal_a_gap_and_a_bad_day_of_the_store_are_three_things(
     assert type(caught.value) is kind
     assert caught.value.retryable == (kind is ReadError)
     assert caught.value.where == {"item": "scene", "asset": f"{server.url}/aligned.tif"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(status=503), ReadError),
+        (Fault(status=429), ReadError),
+        (Fault(truncate_at=900), BrokenReadError),
+        (Fault(body=b"II*\0" + bytes(range(200))), BrokenReadError),
+    ],
+)
+def test_what_does_not_come_and_what_comes_broken_are_told_apart(
+    aligned: Path, fault: Fault, kind: type[MapperError]
+) -> None:
+    with files_over_http(aligned.parent) as server:
+        server.fail("/aligned.tif", fault)
+        with pytest.raises(ReadError) as caught:
+            read(item_of(f"{server.url}/aligned.tif"))
+    assert type(caught.value) is kind
+    assert caught.value.retryable
 
 
 def test_a_store_that_recovers_is_read_without_a_word(aligned: Path) -> None:

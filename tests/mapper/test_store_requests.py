@@ -18,6 +18,7 @@ from mapper.imagery import NO_SOURCE
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic, TileLayers
 from mapper.storage import EngineName
+from mapper.traffic import TRAFFIC, Calls
 from tests.mapper.s3_gate import Gate, gate_before
 from tests.mapper.sinks import GRID, SPEC
 
@@ -25,6 +26,7 @@ from tests.mapper.sinks import GRID, SPEC
 @pytest.fixture
 def gate(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Before the bucket, for processes that start from now on: this one has its connections."""
+    assert not Mosaic.exists(f"{bucket}/nothing")
     with gate_before(os.environ["AWS_ENDPOINT_URL"]) as gate:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", gate.url)
         yield gate
@@ -79,6 +81,25 @@ def test_a_tile_is_read_and_one_that_becomes_a_gap_written_with_one_request_a_sh
     assert sorted(read) == [("GET", "mask/c/0/0/0/1"), ("GET", "score/c/0/0/0/1"), ("GET", "source/c/0/0/1")]
     assert len(written) == 5
     assert not mosaic.is_stored(GRID_128, GRID_128.tile(0, 1), time=0, prompt=0)
+
+
+def test_each_try_is_counted_also_one_that_the_library_makes_again_by_itself(
+    gate: Gate, bucket: str, tmp_path: Path
+) -> None:
+    mosaic = Mosaic.create(f"{bucket}{tmp_path}/map", replace(SPEC, grids=(GRID_128,)))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        gate.busy = 2
+        (calls,) = process.submit(calls_of_a_put, mosaic.url, layers_128(0)).result(60)
+    assert (calls.kind, calls.host) == ("store", bucket.removeprefix("s3://").partition("/")[0])
+    assert (calls.done, calls.failed, calls.throttled) == (5 + 2, 2, 2)
+    assert calls.done == sum(calls.took)
+    assert calls.moved_bytes > 2 * 128 * 128  # two scores of noise cannot be made smaller
+
+
+def calls_of_a_put(url: str, tile: TileLayers) -> tuple[Calls, ...]:
+    """What one process says of the requests that it made for one tile."""
+    put_or_get_at_128(url, tile)
+    return TRAFFIC.calls()
 
 
 def layers_128(seed: int) -> TileLayers:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import time
-from collections import Counter
 
+from benchmarks.record import record
+from tests.simulation.many import many
 from tests.simulation.runs import simulate
-from tests.simulation.world import BrokenError
 
 
 def main() -> int:
@@ -17,29 +17,22 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="seed of the first run")
     parser.add_argument("--seed", type=int, help="this run alone, each step of it told")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--record", action="store_true", help="put the figures into benchmarks/results/simulation.json")
     asked = parser.parse_args()
     if asked.seed is not None:
         print(simulate(asked.seed, log=print))
         return 0
-    hit: Counter[str] = Counter()
-    runs: Counter[str] = Counter()
-    begun, tiles, sittings, steps, seconds, broken = time.process_time(), 0, 0, 0, 0.0, []
-    for seed in range(asked.first, asked.first + asked.runs):
-        try:
-            told = simulate(seed)
-        except BrokenError as error:
-            broken.append(seed)
-            print(f"seed {seed}: {error}\n    python -m tests.simulation --seed {seed}", flush=True)
-            continue
-        hit += told.hit
-        runs.update(told.hit.keys())
-        tiles, sittings, steps = tiles + told.tiles, sittings + told.sittings, steps + told.steps
-        seconds += told.seconds
-    print(f"{asked.runs} runs, {len(broken)} broken; {tiles} tiles, {sittings} sittings, {steps} steps of drivers,")
-    print(f"{seconds / 3600:.0f} h on their clocks, {time.process_time() - begun:.0f} s of one core")
-    for what, times in hit.most_common():
-        print(f"{times:9d} times in {runs[what]:6d} runs   {what}")
-    return 1 if broken else 0
+    seen = many(range(asked.first, asked.first + asked.runs), asked.processes)
+    print(f"{seen.runs} runs, {len(seen.broken)} broken; {seen.tiles} tiles, {seen.sittings} sittings,")
+    print(
+        f"{seen.steps} steps of drivers, {seen.seconds / 3600:.0f} h on their clocks, {seen.core_s:.0f} s of one core"
+    )
+    for what, times in seen.faults.most_common():
+        print(f"{times:9d} times in {seen.in_runs[what]:6d} runs   {what}")
+    if asked.record:
+        record("simulation", seen.figures())
+    return 1 if seen.broken else 0
 
 
 if __name__ == "__main__":

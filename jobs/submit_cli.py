@@ -1,0 +1,221 @@
+"""``resmap submit``, ``logs`` and ``cancel``; and ``status`` and ``retry`` where they are asked of a server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs.run_cli import Gpus, JobFile, Local
+from jobs.terminal import AsJson, plain, print_json
+
+if TYPE_CHECKING:
+    from jobs.client import Client
+    from jobs.dashboard.control import Submitted
+    from jobs.dashboard.views import RunLine, RunPage
+
+FOLLOW_EVERY_S = 1.0
+
+EXIT = {"done": 0, "quarantined": 4, "cancelled": 6, "out-of-budget": 6, "interrupted": 130}
+"""State in which a run ended → how a command that waited for it ends; any other: 1."""
+
+Server = Annotated[
+    str, typer.Option("--address", help="The server: https://host, or http:// on this machine.", show_default=True)
+]
+MaybeServer = Annotated[
+    str | None, typer.Option("--address", help="A resmap server; this machine where left out.", show_default=False)
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the server's token; RESMAP_TOKEN where left out.",
+        show_default=False,
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Send the token though it crosses the network in plain text.")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="As `resmap status` names it.", show_default=False)]
+
+
+class _HasLogs(Protocol):
+    """Who has logs: a server, or this machine."""
+
+    def log(self, key: str, *, after: int = 0) -> tuple[str, int]: ...
+
+
+def submit(
+    job: JobFile,
+    address: Server = "http://127.0.0.1:8765",
+    gpus: Gpus = None,
+    local: Local = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended; end as it did.")] = False,
+    same_files: Annotated[
+        bool, typer.Option("--same-files", help="The server has the files of this machine under the same paths.")
+    ] = False,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a job to a server, which runs it. Sending it twice is one run."""
+    with connected(address, token_file, insecure=insecure) as client:
+        submitted = client.submit(job, gpus=gpus, local=local, same_files=same_files)
+        if not wait:
+            print_json(asdict(submitted)) if as_json else _tell(submitted)
+            return
+        if not as_json:
+            _tell(submitted)
+        page = client.wait(submitted.key)
+    print_json(asdict(page)) if as_json else _tell_page(page)
+    raise typer.Exit(EXIT.get(page.line.state, 1))
+
+
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run has ended.")] = False,
+    address: MaybeServer = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
+) -> None:
+    """What a submitted run has said."""
+    if address is None:
+        from jobs.executor import Executor
+
+        executor = Executor()
+        key = executor.key_of(run)
+
+        def under_way() -> bool:
+            known = executor.submission(key)
+            return known is not None and known.run_state in ("queued", "running")
+
+        _print_log(executor, key, under_way if follow else lambda: False)
+        return
+    with connected(address, token_file, insecure=insecure) as client:
+        from jobs.client import UNDER_WAY
+
+        key = client.find(run).id
+        _print_log(client, key, (lambda: client.run(key).line.state in UNDER_WAY) if follow else lambda: False)
+
+
+def cancel(
+    run: Run,
+    address: MaybeServer = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """End a run after the tiles in hand; one that waits never begins."""
+    if address is None:
+        from jobs.executor import Executor
+
+        executor = Executor()
+        key = executor.key_of(run)
+        state = executor.cancel(key, by="command line")
+    else:
+        with connected(address, token_file, insecure=insecure) as client:
+            key = client.find(run).id
+            state = client.cancel(key)
+    if as_json:
+        print_json({"key": key, "state": state})
+    elif state == "running":
+        print(f"run {plain(key)} finishes the tiles in hand, then ends")
+    else:
+        print(f"run {plain(key)} is {plain(state)}")
+
+
+def retry_there(
+    run: str, address: str, *, token_file: Path | None = None, insecure: bool = False, as_json: bool = False
+) -> None:
+    """As ``resmap retry``, by a server."""
+    with connected(address, token_file, insecure=insecure) as client:
+        submitted = client.retry(client.find(run).id)
+    print_json(asdict(submitted)) if as_json else _tell(submitted)
+
+
+def status_there(
+    run: str | None, address: str, *, token_file: Path | None = None, insecure: bool = False, as_json: bool = False
+) -> None:
+    """As ``resmap status``, of a server's runs."""
+    with connected(address, token_file, insecure=insecure) as client:
+        if run is not None:
+            page = client.run(client.find(run).id)
+            print_json(asdict(page)) if as_json else _tell_page(page)
+            return
+        lines = client.runs()
+    if as_json:
+        print_json([asdict(line) for line in lines])
+    elif lines:
+        Console().print(_lines_table(lines))
+    else:
+        print("no runs there yet; `resmap submit` sends a job")
+
+
+def connected(address: str, token_file: Path | None, *, insecure: bool) -> Client:
+    """A server, with the token that a file has.
+
+    Raises:
+        MapperError: as ``Client`` says.
+    """
+    from jobs.client import Client
+
+    token = token_file.read_text(errors="replace").strip() if token_file is not None else None
+    return Client(address, token, insecure=insecure)
+
+
+def _print_log(source: _HasLogs, key: str, under_way: Callable[[], bool]) -> None:
+    """All there is; while it is under way, what comes."""
+    end = 0
+    while True:
+        goes_on = under_way()  # asked first: what is said up to its end is there after it
+        while True:
+            text, now = source.log(key, after=end)
+            sys.stdout.write(_printable(text))
+            if now == end:
+                break
+            end = now
+        sys.stdout.flush()
+        if not goes_on:
+            return
+        time.sleep(FOLLOW_EVERY_S)
+
+
+def _printable(text: str) -> str:
+    """Lines of strangers, that a terminal may be given: what steers it is left out."""
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in text)
+
+
+def _tell(submitted: Submitted) -> None:
+    news = "" if submitted.created else " (it was sent before)"
+    print(f"run {plain(submitted.key)} is {plain(submitted.state)}{news}")
+    print(f"mosaic {plain(submitted.mosaic)}")
+
+
+def _tell_page(page: RunPage) -> None:
+    counts = page.progress
+    print(
+        f"run {plain(page.line.id)} is {page.line.state}: {counts.planned:,} planned, {counts.done:,} done, "
+        f"{counts.nodata:,} nodata, {counts.failed + counts.quarantined:,} given up"
+    )
+    for group in page.failures:
+        print(f"  {group.count:,} × {plain(group.cause)}: {plain(group.first_error)}")
+    print(f"mosaic {plain(page.line.mosaic)}")
+
+
+def _lines_table(lines: tuple[RunLine, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "state", "tiles", "given up"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("mosaic", overflow="fold")
+    for line in lines:
+        tiles = f"{line.finished:,} of {line.planned:,}" if line.planned else "–"
+        table.add_row(plain(line.id), line.state, tiles, f"{line.given_up:,}", plain(line.mosaic))
+    return table
