@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -41,6 +42,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers; not to our users
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # rasterio, of its own scratch arrays
     try:
+        _hear()
         app()
     except MapperError as error:
         complain(error)
@@ -48,6 +50,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _hear() -> None:
+    """Let signals in that whoever started us has held back until somebody could hear them."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _version(wanted: bool) -> None:

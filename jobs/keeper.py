@@ -58,6 +58,9 @@ def keep(folder: Path, command: Sequence[str]) -> int:
 
 
 def _run(command: Sequence[str], log: LogWriter, children: list[subprocess.Popen[bytes]], asked: list[int]) -> int:
+    # The command begins with signals held back, and lets them in once it can hear them: none is lost while it starts.
+    # And what comes before we know the command is told to it once, not by both of us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         child = subprocess.Popen(
             command,
@@ -66,14 +69,14 @@ def _run(command: Sequence[str], log: LogWriter, children: list[subprocess.Popen
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        children.append(child)
+        if asked:
+            child.send_signal(signal.SIGINT)
     except OSError as error:
         log.write(f"the run cannot be started: {error.strerror or error}\n".encode())
         return _FAILED_TO_BEGIN
-    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # told once of what came before, and not by both of us
-    children.append(child)
-    if asked:
-        child.send_signal(signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     # What the command left behind may hold its end of the pipe for ever: the command's own end counts.
     reading = threading.Thread(target=_pump, args=(child, log), daemon=True)
     reading.start()

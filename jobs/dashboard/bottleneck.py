@@ -70,9 +70,10 @@ def bottleneck(
     if not held:  # each for a reason of its own
         held = [row for row in known if row.waits.get(worst, 0.0) >= HELD_BACK] or known
     lost = _mean([row.waits.get(worst, 0.0) for row in held])
+    waiting = waiting if waiting > of else 0  # else somebody goes without, however quick the driver is
     advice = _advice(worst, settings, waiting=waiting, busy=busy, lost=share, calls=calls, reading=reading)
     whose = "its" if of == 1 else "their"
-    sentence = f"{_SUBJECT[worst]} {len(held)} of {_gpus(of)} for {lost:.0%} of {whose} time: {advice}."
+    sentence = f"{_SUBJECT[worst]} {len(held)} of {_gpus(of)} for {_percent(lost)} of {whose} time: {advice}."
     return Bottleneck(wait=worst, sentence=sentence, gpus=len(held), of=of)
 
 
@@ -111,7 +112,7 @@ def _model(computing: int, of: int, busy: float, settings: Settings) -> str:
     more = "more GPUs make it faster" + (" (compute.gpus)" if settings.gpus != "auto" else "")
     compute = "computes" if of == 1 else "compute"
     who = f"{computing} of {_gpus(of)} {compute}"
-    said = f"The model is the limit: {who} nearly all the time, {busy:.0%} on average; {more}"
+    said = f"The model is the limit: {who} nearly all the time, {_percent(busy)} on average; {more}"
     quicker = [] if settings.compiled else ["model.compiled: true"]
     quicker += ["model.precision: bf16"] if settings.precision == "fp32" else []
     return f"{said}, and so may {' or '.join(quicker)} in a new mosaic." if quicker else f"{said}."
@@ -131,7 +132,7 @@ def _advice(
     told = max((row for row in calls if row.kind == slowed), key=lambda row: row.throttled_share, default=None)
     if told is not None and told.throttled_share >= THROTTLED:
         fewer = "fewer compute.readers or compute.gpus" if wait == "read" else "fewer compute.gpus"
-        return f"{told.host} tells {told.throttled_share:.0%} of requests to come slower, so take {fewer}"
+        return f"{told.host} tells {_percent(told.throttled_share)} of requests to come slower, so take {fewer}"
     if wait in ("read", "decode"):
         now = float(settings.readers) if settings.readers != "auto" else (reading or 0.0)
         wanted = more_readers(now, busy=busy, lost=lost["read"] + lost["decode"])
@@ -156,6 +157,10 @@ def _advice(
 
 def _gpus(count: int) -> str:
     return f"{count} GPU" if count == 1 else f"{count} GPUs"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _mean(values: Sequence[float]) -> float:

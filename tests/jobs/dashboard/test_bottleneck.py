@@ -38,7 +38,7 @@ def test_it_says_of_how_many_gpus_it_is_true_and_how_many_readers_would_do() -> 
     said = bottleneck(READING, Settings(readers=8), waiting=100)
     assert (said.wait, said.gpus, said.of) == ("read", 5, 8)
     # All models compute 0.66875 of the time and wait 0.33125 for readers: 8 · 1 / 0.66875 = 11.96.
-    assert said.sentence == "Reads hold back 5 of 8 GPUs for 40% of their time: raise compute.readers to 12."
+    assert said.sentence == "Reads hold back 5 of 8 GPUs for 40 % of their time: raise compute.readers to 12."
 
 
 def test_readers_that_were_placed_by_themselves_are_reckoned_from_the_threads_that_read() -> None:
@@ -50,37 +50,37 @@ def test_readers_that_were_placed_by_themselves_are_reckoned_from_the_threads_th
     ("rows", "settings", "more", "wait", "sentence"),
     [
         ([gpu(0.95, read=0.05)] * 2, Settings(gpus=2, compiled=True, precision="bf16"), {}, "infer",
-         "The model is the limit: 2 of 2 GPUs compute nearly all the time, 95% on average; more GPUs make it faster "
+         "The model is the limit: 2 of 2 GPUs compute nearly all the time, 95 % on average; more GPUs make it faster "
          "(compute.gpus)."),
         ([gpu(0.95, read=0.05)], Settings(), {}, "infer",
-         "The model is the limit: 1 of 1 GPU computes nearly all the time, 95% on average; more GPUs make it faster, "
+         "The model is the limit: 1 of 1 GPU computes nearly all the time, 95 % on average; more GPUs make it faster, "
          "and so may model.compiled: true or model.precision: bf16 in a new mosaic."),
         ([gpu(0.4, decode=0.6)], Settings(readers=2), {}, "decode",
-         "Decoding holds back 1 of 1 GPU for 60% of its time: raise compute.readers to 5."),
+         "Decoding holds back 1 of 1 GPU for 60 % of its time: raise compute.readers to 5."),
         ([gpu(0.4, write=0.6)], Settings(), {}, "write",
-         "Writes hold back 1 of 1 GPU for 60% of its time: move output.mosaic to a store nearer to the GPUs."),
+         "Writes hold back 1 of 1 GPU for 60 % of its time: move output.mosaic to a store nearer to the GPUs."),
         ([gpu(0.4, write=0.6)], Settings(engine="icechunk", commit_shards=32), {}, "write",
-         "Writes hold back 1 of 1 GPU for 60% of its time: raise output.commit_shards above 32, or move "
+         "Writes hold back 1 of 1 GPU for 60 % of its time: raise output.commit_shards above 32, or move "
          "output.mosaic nearer to the GPUs."),
         ([gpu(0.4, encode=0.6)], Settings(), {}, "encode",
-         "Encoding holds back 1 of 1 GPU for 60% of its time: the cores beside the GPUs are short; let "
+         "Encoding holds back 1 of 1 GPU for 60 % of its time: the cores beside the GPUs are short; let "
          "compute.readers read on others."),
         ([gpu(0.4, copy=0.6)], Settings(batch=4), {}, "copy",
-         "Copies to the device hold back 1 of 1 GPU for 60% of its time: raise compute.batch above 4."),
+         "Copies to the device hold back 1 of 1 GPU for 60 % of its time: raise compute.batch above 4."),
         ([gpu(0.4, blend=0.6)], Settings(), {}, "blend",
-         "Blending holds back 1 of 1 GPU for 60% of its time: a new mosaic with windows.overlap_px below 128 has "
+         "Blending holds back 1 of 1 GPU for 60 % of its time: a new mosaic with windows.overlap_px below 128 has "
          "less to blend."),
-        ([gpu(0.4, tasks=0.6)], Settings(), {"waiting": 0}, "tasks",
-         "Want of tiles holds back 1 of 1 GPU for 60% of its time: nothing is left to hand out, and the last tiles "
+        ([gpu(0.4, tasks=0.6)], Settings(), {"waiting": 1}, "tasks",
+         "Want of tiles holds back 1 of 1 GPU for 60 % of its time: nothing is left to hand out, and the last tiles "
          "are under way."),
         ([gpu(0.4, tasks=0.6)], Settings(), {}, "tasks",
-         "Want of tiles holds back 1 of 1 GPU for 60% of its time: its driver does not keep up; give it a "
+         "Want of tiles holds back 1 of 1 GPU for 60 % of its time: its driver does not keep up; give it a "
          "machine with less to do, or lower compute.gpus."),
         ([gpu(0.4, read=0.6)], Settings(), {"calls": [calls("imagery", 0.2)]}, "read",
-         "Reads hold back 1 of 1 GPU for 60% of its time: images.example.com tells 20% of requests to come slower, "
+         "Reads hold back 1 of 1 GPU for 60 % of its time: images.example.com tells 20 % of requests to come slower, "
          "so take fewer compute.readers or compute.gpus."),
         ([gpu(0.4, read=0.6)], Settings(readers=1), {"calls": [calls("store", 0.2)]}, "read",
-         "Reads hold back 1 of 1 GPU for 60% of its time: raise compute.readers to 3."),
+         "Reads hold back 1 of 1 GPU for 60 % of its time: raise compute.readers to 3."),
     ],
 )  # fmt: skip
 def test_each_cause_has_its_sentence(

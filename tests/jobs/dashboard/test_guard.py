@@ -435,7 +435,7 @@ def test_every_answer_tells_the_browser_to_be_careful(here: Asked) -> None:
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert not any(name.startswith("access-control-") for name in headers)
 
