@@ -19,7 +19,7 @@ from catalogs.synthetic import DemoCatalog, write_demo_catalog
 from jobs.dashboard.queries import Queries
 from mapper.errors import MapperError
 
-DOCS = Path(__file__).parents[1] / "docs"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SIZE = {"width": 1280, "height": 860}
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 GPUS = 4
@@ -120,7 +120,7 @@ def _draw(browser: Any, address: str, name: str, prepare: Callable[[Any], None])
             page.goto(address)
             prepare(page)
             page.wait_for_timeout(SETTLES_MS)
-            path = DOCS / f"dashboard-{name}{'-dark' if scheme == 'dark' else ''}.png"
+            path = PICTURES / f"dashboard-{name}{'-dark' if scheme == 'dark' else ''}.png"
             page.screenshot(path=path)
         if path.stat().st_size > MOST_BYTES:
             with Image.open(path) as taken:
