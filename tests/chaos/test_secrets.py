@@ -16,7 +16,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
+from jobs.dashboard.app import app
+from jobs.dashboard.keys import Access
+from jobs.dashboard.queries import Queries
+from jobs.executor import Executor
+from jobs.registry import Registry
+from jobs.status import run_status
 from tests.chaos.drivers import Ended, drive
 from tests.servers import files_over_http
 from tests.stories.world import World
@@ -51,6 +58,9 @@ class Left:
     folder: Path
     said: Mapping[str, Ended]
     """Command → how it ended."""
+
+    pages: Mapping[str, bytes]
+    """Address of the dashboard → what it answers."""
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +99,30 @@ def left(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lef
             "stac": ("export", "stac", mosaic, "--out", str(out / "stac"), "--with", "cog,png,vectors"),
             "vectors": ("export", "vectors", mosaic, "--out", str(out / "objects.parquet")),
             "doctor": ("doctor", "--json"),
+            "report": ("report", mosaic, "--out", str(out / "report.html")),
         }
         failing = ("entered", "absent", "nobody", "bucket")
         commands |= {name: ("run", str(folder / f"{name}.yaml"), "--local") for name in failing}
         said = {name: drive(folder, *words, env=env) for name, words in commands.items()}
         for name in catalogs:  # the user's own file, which says what the user wrote there
             (folder / f"{name}.yaml").unlink()
-        yield Left(folder=folder, said=said)
+        yield Left(folder=folder, said=said, pages=_pages(env["RESMAP_REGISTRY"], mosaic))
+
+
+def _pages(registry: str, mosaic: str) -> dict[str, bytes]:
+    """All that the dashboard says of the first run, to people and to programs."""
+    queries = Queries(Registry(registry), mosaics=[mosaic])
+    pages = app(queries, Executor(Registry(registry)), access=Access(readonly=True, hosts=("testserver",)))
+    (run,) = (line for line in queries.runs() if line.mosaic == mosaic)
+    lost = run_status(mosaic)[0].counts["quarantined"]
+    assert lost, "no tile was given up"
+    tile = queries.failures(run.id)[0].first_tile
+    of_run = ("", "/map", "/failures", "/log", "/report.html", f"/tiles/{tile}")
+    told = ("", "/failures", f"/tiles/{tile}", "/map", "/history", "/log")
+    addresses = ["/", "/metrics", "/compare", "/monitors", "/api/v1/runs", "/api/v1/openapi.json"]
+    addresses += [f"/runs/{run.id}{part}" for part in of_run] + [f"/api/v1/runs/{run.id}{part}" for part in told]
+    with TestClient(pages) as browser:
+        return {address: browser.get(address).content for address in addresses}
 
 
 def _sign(ground: Path, url: str) -> None:
@@ -133,7 +160,7 @@ def test_the_run_met_what_it_was_to_meet(left: Left) -> None:
     assert left.said["run"].status == 4, left.said["run"].err
     assert run["tiles"]["done"] > 0
     assert len(run["problems"]) > 0
-    for name in ("plan", "status", "all runs", "stac", "vectors"):
+    for name in ("plan", "status", "all runs", "stac", "vectors", "report"):
         assert left.said[name].status == 0, (name, left.said[name].err)
     for name in ("absent", "nobody", "bucket"):
         assert left.said[name].status != 0, name
@@ -152,6 +179,12 @@ def test_no_file_that_a_run_leaves_has_a_secret(left: Left, name: str) -> None:
 def test_no_command_says_a_secret(left: Left, name: str) -> None:
     word = CANARIES[name]
     assert [command for command, over in left.said.items() if word in over.out or word in over.err] == []
+
+
+@pytest.mark.parametrize("name", CANARIES)
+def test_no_page_of_the_dashboard_says_a_secret(left: Left, name: str) -> None:
+    assert len(b"".join(left.pages.values())) > 20_000
+    assert [address for address, said in left.pages.items() if CANARIES[name].encode() in said] == []
 
 
 def test_a_secret_in_any_of_those_files_would_be_found(tmp_path: Path) -> None:
