@@ -198,16 +198,19 @@ def _execute(
             held.enter_context(_put_right(prepared, fresh=fresh))
             reach("lease-taken")
             # From here on the store has taken something: where it does not answer it is away, and is waited for.
+            patience = HASTY if is_local(output.mosaic) else PATIENT
             session = patiently(
-                partial(_session, prepared, lease, watcher, retry=retry, redo=redo, clock=clock),
-                HASTY if is_local(output.mosaic) else PATIENT,
+                partial(_session, prepared, lease, watcher, retry=retry, redo=redo, clock=clock), patience
             )
             held.enter_context(session.recorder)
             if not session.todo.wanted and not stopped():
                 _build_levels(session)
             elif not stopped() and not session.meter.used_up:
                 _map(session, make_pool, watcher, stopped)
-            return conclude(session, interrupted=stopped(), seconds=clock() - started)
+            return patiently(
+                lambda: conclude(session, interrupted=stopped(), seconds=clock() - started),  # noqa: B023  # used up here
+                patience,
+            )
 
 
 def _session(

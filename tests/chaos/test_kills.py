@@ -22,7 +22,7 @@ LEASE_S = 1.5
 """For which a driver is believed to live that says nothing; it is a minute in earnest."""
 
 
-@pytest.mark.parametrize("engine", ["zarr", "icechunk"])
+@pytest.mark.parametrize("engine", ["zarr", pytest.param("icechunk", marks=pytest.mark.chaos)])
 def test_drivers_that_died_at_every_point_leave_the_map_of_one_that_lived(
     world: World, plain: Ground, committed: Ground, tmp_path: Path, engine: EngineName
 ) -> None:
@@ -40,7 +40,7 @@ def test_drivers_that_died_one_after_the_other_leave_the_map_of_one_that_lived(
     assert complaints(plain, str(tmp_path / "map")) == []
 
 
-@pytest.mark.parametrize("engine", ["zarr", "icechunk"])
+@pytest.mark.parametrize("engine", ["zarr", pytest.param("icechunk", marks=pytest.mark.chaos)])
 def test_a_store_that_fails_once_at_every_point_costs_nothing_but_another_try(
     world: World, plain: Ground, committed: Ground, tmp_path: Path, engine: EngineName
 ) -> None:

@@ -26,7 +26,7 @@ PATIENCE_S = 60.0
 MOST_BYTES = 1024**3
 """Beyond what the process holds at rest; as for the corpus."""
 
-GOOD = ("pixels", "AssetError", "ReadError")
+GOOD = ("pixels", "AssetError", "ReadError", "BrokenReadError")
 
 _NUMBERS = (0, 1, 2, 3, 7, 8, 127, 128, 255, 2**15 - 1, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63,
             2**64 - 1)  # fmt: skip

@@ -24,7 +24,7 @@ MOST_BYTES = 1024**3
 ``LARGEST_BLOCK_BYTES`` at most, or a cell of ``LARGEST_CELL_BYTES`` with eight times as much to make pixels of it; and
 ``LARGEST_HEADER_BYTES``, GDAL's cache and its raw blocks once."""
 
-OURS = ("AssetError", "ReadError")
+OURS = ("AssetError", "ReadError", "BrokenReadError")
 Pixels: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
@@ -116,7 +116,7 @@ def test_every_error_names_the_item_and_the_file_in_one_readable_sentence(sittin
         assert said.where["asset"].endswith(sitting.cases[name].file), name
         assert 10 < len(said.what) < 700, name
         assert said.what.isprintable(), name
-        assert said.again == (said.kind == "ReadError"), name
+        assert said.again == (said.kind != "AssetError"), name
 
 
 def test_no_file_makes_us_hold_more_than_the_limit(sitting: Sitting) -> None:
@@ -130,7 +130,7 @@ def test_no_file_makes_us_open_another(sitting: Sitting) -> None:
 def test_no_pixel_of_another_file_is_ever_shown(sitting: Sitting) -> None:
     named = ("overviews-", "beside-", "disguise-", "metadata-", "placed-by-")
     shown = {name: view for name, view in sitting.views.items() if name.startswith(named)}
-    assert len(shown) > 10
+    assert len(shown) > len(sitting.cases) // 50
     for name, (pixels, valid) in shown.items():
         assert valid.shape == (COARSE_FRAME if sitting.cases[name].coarse else FRAME).shape
         here = pixels[:, valid]

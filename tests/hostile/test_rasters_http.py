@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mapper.errors import AssetError, MapperError, ReadError
+from mapper.errors import AssetError, BrokenReadError, MapperError, ReadError
 from mapper.raster import GDAL_OPTIONS
 from mapper.read import RasterReader
 from tests.hostile.outcome import outcome
@@ -40,13 +40,13 @@ def read(url: str, reader: RasterReader | None = None) -> Any:
 FAULTS: dict[str, tuple[Fault, type[MapperError]]] = {
     **{f"status {status}": (Fault(status=status), ReadError) for status in (429, 500, 502, 503, 504)},
     "status 404": (Fault(status=404), AssetError),
-    "cut in the header": (Fault(truncate_at=100), ReadError),
-    "cut in the pixels": (Fault(truncate_at=34_000), ReadError),
+    "cut in the header": (Fault(truncate_at=100), BrokenReadError),
+    "cut in the pixels": (Fault(truncate_at=34_000), BrokenReadError),
     "a page in its place": (Fault(body=b"<!DOCTYPE html><p>We are back soon."), AssetError),
     "nothing in its place": (Fault(body=b""), AssetError),
     "a virtual file in its place": (Fault(body=virtual("/etc/passwd")), AssetError),
-    "half of it": (Fault(body=WHOLE[: len(WHOLE) // 2]), ReadError),
-    "its pixels spoiled": (Fault(body=WHOLE[:3000] + bytes(len(WHOLE) - 3000)), ReadError),
+    "half of it": (Fault(body=WHOLE[: len(WHOLE) // 2]), BrokenReadError),
+    "its pixels spoiled": (Fault(body=WHOLE[:3000] + bytes(len(WHOLE) - 3000)), BrokenReadError),
     "said to be compressed": (
         Fault(status=200, body=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"}), AssetError),
 }  # fmt: skip
