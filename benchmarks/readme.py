@@ -10,7 +10,12 @@ from typing import Any
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "mapper/models/weights/pocket.md", ROOT / "docs/speed.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "mapper/models/weights/pocket.md",
+    ROOT / "docs/speed.md",
+    ROOT / "docs/dashboard.md",
+)
 
 
 def main() -> None:
@@ -214,6 +219,20 @@ def _resume(figures: dict[str, Any]) -> list[str]:
     return [head, "|---|--:|", *[f"| {name} | {value} |" for name, value in rows], "", _made_with(figures)]
 
 
+def _dashboard(figures: dict[str, Any]) -> list[str]:
+    size = (
+        f"{figures['tiles']:,} tiles, {figures['workers']} GPUs, {figures['ledger rows a second']:,.0f} tiles a second"
+    )
+    lines = [f"| {size} | half within | 95 of 100 within |", "|---|--:|--:|"]
+    for name, told in figures["answers"].items():
+        lines.append(f"| {name} | {told['p50_ms']:.0f} ms | {told['p95_ms']:.0f} ms |")
+    lag, server = figures["update lag"], figures["server"]
+    lines.append(f"| from a tile's row in the ledger to a browser | {lag['p50_ms']:.0f} ms | {lag['p95_ms']:.0f} ms |")
+    lines.append(f"| its process, while looked at | {100 * server['cpu share of a core']:.0f} % of a core | "
+                 f"{server['rss_bytes'] / 2**20:.0f} MB |")  # fmt: skip
+    return [*lines, "", _made_with(figures)]
+
+
 def _scale(figures: dict[str, Any]) -> list[str]:
     lines = ["| GPUs | efficiency | CPU of the driver, a tile |", "|---|--:|--:|"]
     for one in figures["on_ray"]:
@@ -248,6 +267,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "plan": _plan,
     "resume": _resume,
     "scale": _scale,
+    "dashboard": _dashboard,
 }
 
 
