@@ -36,10 +36,9 @@ from numpy.typing import NDArray
 
 from cluster.shard_state import FINISHED as FINISHED
 from cluster.shard_state import GIVEN_UP as GIVEN_UP
-from jobs.dashboard.views import Event
 from jobs.lease import NOBODY, Held
 from jobs.parts import MERGE, Ledger, Parts
-from jobs.telemetry import EVENTS, ROWS, Live, Row, each_once, live_from, live_json, rows_table
+from jobs.telemetry import EVENTS, ROWS, Event, Live, Row, each_once, live_from, live_json, rows_table
 from jobs.tile_file import TilePlaces, read_items, read_places, read_tiles, write_tiles
 from jobs.tile_table import TileTable
 from mapper.errors import MosaicError

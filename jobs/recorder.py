@@ -22,11 +22,10 @@ from typing import Generic, Protocol, TypeVar
 
 from cluster.pool import WorkerFacts
 from cluster.readings import Reading
-from jobs.dashboard.views import Event
 from jobs.lease import NOBODY, Held
 from jobs.ledger import RunFolder
 from jobs.parts import Ledger
-from jobs.telemetry import LIVE_EVERY_S, ROW_EVERY_S, Live, Row, WorkerNow
+from jobs.telemetry import LIVE_EVERY_S, ROW_EVERY_S, Event, Live, Row, WorkerNow
 from mapper.errors import BusyError, MapperError, StoreError, told
 
 ROWS_PUT_EVERY_S = 30.0

@@ -27,6 +27,22 @@ from cluster.readings import WAITS, WORK, Reading
 LIVE_EVERY_S = 1.0
 ROW_EVERY_S = 10.0
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a run, or was done to it."""
+
+    number: int
+    """Grows: whoever has seen one asks for those after it."""
+
+    at: datetime
+    kind: str
+    """state · given-up · worker · warning · asked (somebody did something by the API)"""
+
+    text: str
+    tile: int | None = None
+
+
 EVENTS = pa.schema(
     [
         ("number", pa.int64()),
@@ -36,7 +52,7 @@ EVENTS = pa.schema(
         ("tile", pa.int64()),
     ]
 )
-"""A row of ``events/``, as ``jobs/dashboard/views.py:Event``."""
+"""A row of ``events/``."""
 
 ROWS = pa.schema(
     [

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from jobs.telemetry import Event as Event
+
 RunState = Literal[
     "queued",
     "planned",
@@ -193,21 +195,6 @@ class CallsRow:
     p50_ms: float | None
     p99_ms: float | None
     bytes_per_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened to a run, or was done to it."""
-
-    number: int
-    """Grows; the API's stream goes on after the one that a client had last."""
-
-    at: datetime
-    kind: str
-    """state · given-up · worker · warning · asked (somebody did something by the API)"""
-
-    text: str
-    tile: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

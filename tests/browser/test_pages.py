@@ -98,6 +98,25 @@ def test_axe_finds_nothing_in_light_and_dark(browser: Any, there: Served, path: 
             assert told == []
 
 
+@needs_axe
+@pytest.mark.parametrize(
+    ("path", "access"), [("/runs/nowhere", Access()), ("/login", Access(token="t", loopback=False))]
+)
+def test_axe_finds_nothing_on_the_pages_of_those_who_are_lost(browser: Any, path: str, access: Access) -> None:
+    queries = FakeQueries()
+    with (
+        running(app(queries, FakeControl(queries), access=access)) as root,
+        browser.new_context(reduced_motion="reduce") as context,
+    ):
+        shown = context.new_page()
+        shown.goto(root + path)
+        for scheme in ("light", "dark"):
+            shown.emulate_media(color_scheme=scheme)
+            shown.evaluate(AXE.read_text())
+            found = shown.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            assert [(rule["id"], scheme, [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_pages_say_what_they_have_to_say_without_scripts(browser: Any, there: Served, path: str) -> None:
     told = {
