@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from jobs.ledger import RunFolder
 from jobs.parts import Ledger
 from jobs.telemetry import LIVE_EVERY_S, ROW_EVERY_S, Event, Live, Row, WorkerNow
 from mapper.errors import BusyError, MapperError, StoreError, told
+from mapper.traffic import TRAFFIC
 
 ROWS_PUT_EVERY_S = 30.0
 """What of ``telemetry/`` a killed driver forgets at most."""
@@ -226,6 +228,7 @@ class Recorder:
             spent_usd=self._sums.spent_usd(),
             usd_per_gpu_hour=self._sums.usd_per_gpu_hour,
             budget_usd=self._sums.budget_usd,
+            calls=() if os.getpid() in {worker.reading.pid for worker in self._heard} else TRAFFIC.calls(),
         )
         self._put(lambda: self._folder.save_live(live))
 

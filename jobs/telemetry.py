@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from cluster.readings import WAITS, WORK, Reading
+from cluster.readings import WAITS, WORK, Calls, Reading
 
 LIVE_EVERY_S = 1.0
 ROW_EVERY_S = 10.0
@@ -127,6 +127,14 @@ class Live:
     spent_usd: float
     usd_per_gpu_hour: float
     budget_usd: float | None
+    calls: tuple[Calls, ...] = ()
+    """Of the driver's own process, planning and all; empty where a worker of the same process has counted them."""
+
+    @property
+    def callers(self) -> tuple[Reading, ...]:
+        """All who ask catalogs, imagery and stores: its workers, and the driver as one of them."""
+        driver = (Reading(worker="driver", began=self.began.timestamp(), calls=self.calls),) if self.calls else ()
+        return (*(worker.reading for worker in self.workers), *driver)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,8 +123,7 @@ def percentile_ms(classes: Sequence[int] | Counts, share: float) -> float | None
 
 def _counts(live: Live) -> dict[tuple[Caller, Place], Counts]:
     found: dict[tuple[Caller, Place], Counts] = {}
-    for worker in live.workers:
-        said = worker.reading
+    for said in live.callers:
         for call in said.calls:
             counts = np.array([call.done, call.failed, call.throttled, call.moved_bytes, *call.took], np.int64)
             found[(said.worker, said.began), (call.kind, call.host)] = counts

@@ -96,7 +96,7 @@ class Exporter:
             _tell_workers(made, page, live, most=room)
             workers_left_out += max(0, len(workers) - room)
             room = max(0, room - len(workers))
-            for peer, calls in self._calls(line.id, [worker.reading for worker in workers]).items():
+            for peer, calls in self._calls(line.id, live.callers if live else ()).items():
                 _tell_calls(made, line.id, peer, calls)
         self._tallies = {line.id: self._tallies[line.id] for line in told_of if line.id in self._tallies}
         made.put("resmap_runs_left_out", (), more)

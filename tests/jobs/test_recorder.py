@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from jobs.recorder import MOST_EVENTS, MOST_ROWS, Recorder, Sums
 from jobs.telemetry import ROW_EVERY_S, ROWS, Live, Row, WorkerNow, live_from, live_json
 from mapper.errors import StoreError
 from mapper.storage import state_folder
+from mapper.traffic import TRAFFIC
 from tests.stories.world import World, mapped
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -207,6 +209,19 @@ def test_the_last_word_is_what_workers_said_before_they_left(folder: RunFolder, 
     assert live is not None
     assert [(now.reading.tiles, now.heard_s) for now in live.workers] == [(9, 5.0)]
     assert rows(folder.telemetry())[-1]["tiles"] == 9
+
+
+@pytest.mark.parametrize(("pid", "told"), [(7, True), (os.getpid(), False)])
+def test_what_the_driver_asked_is_told_unless_a_worker_of_its_process_has_counted_it(
+    folder: RunFolder, clock: Clock, pid: int, told: bool
+) -> None:
+    TRAFFIC.add("catalog", "catalog.example.org", 0.2)
+    with recorder(folder, clock) as recording:
+        recording.watch(Scripted({"gpu-0": (0.0, replace(reading(), pid=pid))}), [FACTS])
+    live = folder.live()
+    assert live is not None
+    assert [caller.worker for caller in live.callers] == ["gpu-0", *(["driver"] if told else [])]
+    assert ("catalog", "catalog.example.org") in {(one.kind, one.host) for one in live.calls} or not told
 
 
 def test_a_row_a_worker_is_kept_every_ten_seconds(folder: RunFolder, clock: Clock) -> None:

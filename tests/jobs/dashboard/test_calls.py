@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -55,6 +56,13 @@ def test_requests_of_a_worker_that_took_anothers_place_are_not_counted_as_fewer(
     book.rows(live(NOW, a=calls(1000), b=calls(1000)))
     (row,) = book.rows(live(NOW + 10, a=calls(1100), b_again=calls(50)))
     assert row.per_s == 15.0
+
+
+def test_what_the_driver_asked_counts_too() -> None:
+    heard = replace(live(NOW, a=calls(100)), calls=(calls(7, host="catalog", kind="catalog"),))
+    assert [(row.kind, row.host, row.done) for row in CallsBook().rows(heard)] == [
+        ("catalog", "catalog", 7), ("imagery", "images", 100),
+    ]  # fmt: skip
 
 
 def test_each_host_has_a_row_and_workers_are_added_up() -> None:
