@@ -128,6 +128,16 @@ def test_a_job_is_one_run_however_many_submit_it_at_once(server: Callable[..., E
     assert len(begun(mosaic)) == 1
 
 
+def test_a_cancel_is_heard_that_comes_before_the_run_can_hear(server: Callable[..., Executor], tmp_path: Path) -> None:
+    mosaic = tmp_path / "map.zarr"
+    executor = server().start()
+    key = executor.submit(job(mosaic, "starts")).key
+    until(lambda: begun(mosaic), "it has not begun")
+    executor.cancel(key)
+    assert ended(executor, key).exit_status == 130
+    assert "interrupted" in executor.log(key)[0]  # it said so itself: the signal did not end it
+
+
 def test_as_many_run_at_once_as_the_machine_is_to_have(server: Callable[..., Executor], tmp_path: Path) -> None:
     first, second = server().start(), server().start()
     keys = [first.submit(job(tmp_path / f"{n}.zarr", "waits")).key for n in range(3)]
