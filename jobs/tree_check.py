@@ -48,6 +48,9 @@ class _Shelf:
     to_come: Flags
     """As ``recorded``: a run that goes on will write it, whether it has done so before or not."""
 
+    going_on: Flags
+    """The same of tiles of a run that has not ended, recorded ones too."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Strays:
@@ -91,6 +94,7 @@ def _shelves(mosaic: Mosaic, runs: Sequence[KnownRun]) -> list[list[_Shelf]]:
                 recorded=np.zeros((prompts + 1, times, *level.tile_shape), np.bool_),
                 planned=np.zeros((times, *level.tile_shape), np.bool_) if level.level == 0 else None,
                 to_come=np.zeros((prompts + 1, times, *level.tile_shape), np.bool_),
+                going_on=np.zeros((prompts + 1, times, *level.tile_shape), np.bool_),
             )
             for level in grid.pyramid()
         ]
@@ -106,8 +110,8 @@ def _shelves(mosaic: Mosaic, runs: Sequence[KnownRun]) -> list[list[_Shelf]]:
 
 
 def _look_up(base: _Shelf, coarser: _Shelf) -> None:
-    """What lies over shards that are to come is to come, too."""
-    *axes, rows, columns = np.nonzero(base.to_come)
+    """What lies over shards of a run that has not ended is to come: it is built when all below it is over."""
+    *axes, rows, columns = np.nonzero(base.going_on)
     over_rows, over_columns = shards_over(base.grid, coarser.grid)
     for row in over_rows[:, rows]:  # a shard lies under two of a coarser level, where their lattices do not meet
         for column in over_columns[:, columns]:
@@ -143,10 +147,12 @@ def _enter_tiles(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> 
     own_prompts = [prompts[name] for name in named if name in prompts]
     for number, levels in enumerate(shelves):
         shape = levels[0].recorded.shape
-        (left,) = np.nonzero((zone == number) & (step >= 0) & ~over)
-        left = left[(places.row[left] < shape[2]) & (places.column[left] < shape[3])]
+        (own,) = np.nonzero((zone == number) & (step >= 0))
+        own = own[(places.row[own] < shape[2]) & (places.column[own] < shape[3])]
+        left = own[~over[own]]
         for prompt in (*own_prompts, -1):
             levels[0].to_come[prompt, step[left], places.row[left], places.column[left]] = True
+            levels[0].going_on[prompt, step[own], places.row[own], places.column[own]] = True
 
 
 def _enter_levels(mosaic: Mosaic, run: KnownRun, shelves: list[list[_Shelf]]) -> None:
