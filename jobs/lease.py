@@ -93,12 +93,13 @@ class Claim:
         Raises:
             BusyError: one has.
         """
+        asked_at = self._now()
         self.refuse_if_held()
         holder = self._read(_NAME) or {}
         last = self._read(_EPOCH) or {}
         self.epoch = max(_whole(holder.get("epoch")), _whole(last.get("epoch"))) + 1
         self._put(_EPOCH, {"epoch": self.epoch, "id": self._holder["id"]})
-        self._write()
+        self._write(asked_at)
 
     def settle(self) -> None:
         """Look whether another took it in the same moment.
@@ -113,8 +114,9 @@ class Claim:
 
     def beat(self) -> None:
         """Keep it fresh, unless another has taken it."""
+        asked_at = self._now()
         if self._ours(or_older=True):
-            self._write()
+            self._write(asked_at)
 
     @property
     def sure(self) -> bool:
@@ -130,6 +132,7 @@ class Claim:
         """
         if self.sure:
             return
+        asked_at = self._now()
         if not self._ours(or_older=True):
             raise BusyError(
                 "another driver has taken this mosaic over: this one was away for too long, and stops",
@@ -137,7 +140,7 @@ class Claim:
                 mosaic=self._mosaic,
                 epoch=self.epoch,
             )
-        self._write()
+        self._write(asked_at)
 
     def release(self) -> None:
         """Take it away, if it is ours."""
@@ -175,6 +178,7 @@ class Claim:
         driver that is stopped between reading the lease and writing it puts its own over that of its successor. That
         one has the higher epoch, and goes on.
         """
+        asked_at = self._now()
         last = self._read(_EPOCH)
         if last is not None and last.get("id") != self._holder["id"]:
             return False
@@ -184,13 +188,14 @@ class Claim:
         older = or_older and "epoch" in holder and _whole(holder["epoch"]) < self.epoch
         if holder.get("id") != self._holder["id"]:
             return older
-        self._confirmed = self._now()
+        self._confirmed = asked_at
         return True
 
-    def _write(self) -> None:
-        at = self._now()
-        self._put(_NAME, {**self._holder, "epoch": self.epoch, "at": at})
-        self._confirmed = at
+    def _write(self, asked_at: float) -> None:
+        """Write the lease. It is known to be ours since ``asked_at`` alone, when it was last asked who has it: whoever
+        is stopped between the two, and wakes up long after, must not take its own word for it."""
+        self._put(_NAME, {**self._holder, "epoch": self.epoch, "at": self._now()})
+        self._confirmed = asked_at
 
     def _put(self, name: str, content: dict[str, object]) -> None:
         """Write a file. Where the store's answer was lost, look whether ours is there before it is called a failure."""

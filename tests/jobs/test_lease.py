@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -232,6 +232,47 @@ def test_of_two_that_wrote_the_lease_the_later_taking_keeps_it(tmp_path: Path) -
     clock.now += leases.CONFIRMED_S
     successor.check()
     with pytest.raises(BusyError):
+        sleeper.check()
+
+
+class Drowsy(Folder):
+    """A folder whose driver is stopped just before it writes the lease, or just after it has read it, once."""
+
+    def __init__(self, url: str, clock: Clock, act: Literal["read", "write"]) -> None:
+        super().__init__(url)
+        self._clock, self._act = clock, act
+        self.asleep = False
+
+    def read(self, name: str) -> bytes:
+        content = super().read(name)
+        self._sleep(name, "read")
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        self._sleep(name, "write")
+        super().write(name, content)
+
+    def _sleep(self, name: str, act: str) -> None:
+        if self.asleep and (name, act) == ("lease.json", self._act):
+            self.asleep = False
+            self._clock.now += leases.STALE_AFTER_S + 1
+            root = Path(self.url.removeprefix("file://"))
+            Claim(Folder(str(root)), str(root), "two", now=self._clock).take()
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_driver_that_was_stopped_amid_its_heartbeat_does_not_take_its_own_word_for_the_lease(
+    tmp_path: Path, act: Literal["read", "write"]
+) -> None:
+    clock = Clock()
+    folder = Drowsy(str(tmp_path), clock, act)
+    sleeper = Claim(folder, str(tmp_path), "one", now=clock)
+    sleeper.take()
+    folder.asleep = True
+    sleeper.beat()
+    assert not folder.asleep
+    assert not sleeper.sure
+    with pytest.raises(BusyError, match="taken this mosaic over"):
         sleeper.check()
 
 
