@@ -77,6 +77,21 @@ class Tree:
         """Fill shards with what is stored, several at once; else as ``put``."""
         sync(each_shard(ShardCodec.get, [(self._codec(shard), shard) for shard in shards]))
 
+    def stored(self, layer: str, axes: tuple[int, ...], rows: Sequence[int] | None = None) -> set[tuple[int, int]]:
+        """Which shards of one slice of an array are stored: a listing a row of shards.
+
+        Args:
+            layer: path of the array.
+            axes: positions along all its axes but the last two.
+            rows: of shards, to look in; None for all.
+
+        Returns:
+            Rows and columns of shards.
+        """
+        array = self.array(layer)
+        key = array.metadata.encode_chunk_key((*axes, 0, 0))  # …/0/0
+        return sync(_listed(self.root.store, f"{array.store_path.path}/{key[:-4]}".lstrip("/"), rows))
+
     def _codec(self, shard: Shard) -> ShardCodec:
         return ShardCodec(self.array(shard.layer), host=self._host)
 
@@ -258,6 +273,18 @@ async def _documents(store: Store, keys: Sequence[str]) -> dict[str, Buffer]:
 
     found = await asyncio.gather(*map(get, keys))
     return {key: content for key, content in found if content is not None}
+
+
+async def _listed(store: Store, folder: str, rows: Sequence[int] | None) -> set[tuple[int, int]]:
+    """The shards in a folder of rows of them."""
+    there = {int(row) async for row in store.list_dir(folder) if row.isdecimal()}
+    limit = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    async def columns(row: int) -> set[tuple[int, int]]:
+        async with limit:
+            return {(row, int(column)) async for column in store.list_dir(f"{folder}/{row}") if column.isdecimal()}
+
+    return set().union(*await asyncio.gather(*map(columns, there if rows is None else there.intersection(rows))))
 
 
 async def _put_changed(draft: MemoryStore, before: Mapping[str, Buffer], store: Store) -> None:

@@ -17,6 +17,8 @@ MapperError                  what happened, where, and what to do about it
 ├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
 ├── BusyError                another process is running this mosaic
 ├── AwayError                a resmap server does not answer now: ask it again, later
+├── DeliveryError            an alert did not reach whom it is for: send it again, later
+│   └── SinkGoneError        or whoever it is for wants no more of them: give it up
 ├── VerifyError              the mosaic is not what the ledger says: exit status 7
 ├── QuestionError            the question cannot be asked of this mosaic: exit status 2
 └── GapError                 more of the place asked about was never seen than is allowed: exit status 8
@@ -26,11 +28,11 @@ Each has a ``cause``: whose matter it is, and so what a run does about it. ``clu
 | cause       | errors                              | whose matter                    | what a run does              |
 |-------------|-------------------------------------|---------------------------------|------------------------------|
 | transient   | Read, BrokenRead, Store, Catalog,   | nobody's: it passes             | waits, and tries again       |
-|             | Away                                |                                 |                              |
+|             | Away, Delivery                      |                                 |                              |
 | resource    | Resource                            | the machine's                   | waits longer, tries again    |
 | worker      | WorkerLost                          | the machine's, or the tile's    | tries alone, on another      |
 | credentials | Credentials                         | of whoever holds the keys       | tries again, then stops      |
-| input       | Asset, Missing                      | of whoever published it         | gives the tile up            |
+| input       | Asset, Missing, SinkGone            | of whoever published it         | gives the tile up            |
 | model       | Model                               | of whoever chose the weights    | stops                        |
 | job         | Spec, Grid, EmptySearch, Mosaic,    | of whoever asked                | stops                        |
 |             | Busy, Question, Gap                 |                                 |                              |
@@ -181,6 +183,18 @@ class AwayError(MapperError):
     """A resmap server does not answer now."""
 
     cause: ClassVar[Cause] = "transient"
+
+
+class DeliveryError(MapperError):
+    """An alert did not reach whom it is for this time."""
+
+    cause: ClassVar[Cause] = "transient"
+
+
+class SinkGoneError(DeliveryError):
+    """Whoever alerts were for wants no more of them."""
+
+    cause: ClassVar[Cause] = "input"
 
 
 class VerifyError(MapperError):

@@ -62,54 +62,112 @@ class MosaicSpec:
     """How four pixels of a mask become one on the next coarser level, see ``mapper/pyramid.py``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One array of a level, beside its coordinates."""
+
+    name: str
+    dtype: str
+    fill: int
+    axes: tuple[Literal["prompt", "time"], ...]
+    """Those before ``y`` and ``x``."""
+
+    attributes: Mapping[str, Any]
+    """What its values mean, in CF's words."""
+
+
+LAYERS = (
+    Layer(
+        name="mask",
+        dtype="uint8",
+        fill=UNMAPPED,
+        axes=("prompt", "time"),
+        attributes={
+            "flag_values": [ABSENT, PRESENT, UNOBSERVED, UNMAPPED],
+            "flag_meanings": "absent present unobserved unmapped",
+            "long_name": "whether the prompt is here",
+        },
+    ),
+    Layer(
+        name="score",
+        dtype="uint8",
+        fill=UNMAPPED,
+        axes=("prompt", "time"),
+        attributes={
+            "long_name": f"{SCORE_ONE} times the probability that the prompt is here",
+            "comment": f"{UNOBSERVED} unobserved, {UNMAPPED} unmapped; not scaled, because decoding would make it "
+            "float64",
+        },
+    ),
+    Layer(
+        name="source",
+        dtype="uint32",
+        fill=int(NO_SOURCE),
+        axes=("time",),
+        attributes={"long_name": "row in the run's item table of the scene seen here"},
+    ),
+)
+"""What a mosaic holds."""
+
+
 def create_tree(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
     """Make the groups, arrays and coordinates of one grid and of the levels of its pyramid, empty."""
     if grid.name:
         root.create_group(grid.name, attributes=_pyramid_attributes(grid, spec.pyramid), overwrite=True)
     for level in grid.pyramid():
-        _create_level(root, level, spec)
+        create_level(root, level, spec, LAYERS)
 
 
-def _create_level(root: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
+def create_level(root: zarr.Group, grid: Grid, spec: MosaicSpec, layers: Sequence[Layer]) -> None:
+    """Make the group of one level, with these layers and their coordinates, empty."""
     # A level is opened by itself, as a file of its own: what the root says of CF is not seen from there.
     group = root.create_group(grid.path, attributes={**_place_attributes(grid), "Conventions": _CF}, overwrite=True)
-    axes = (len(spec.prompts), len(spec.times))
     chunk, shard = (grid.chunk_px, grid.chunk_px), (grid.shard_px, grid.shard_px)
-    flags: dict[str, Any] = {
-        "flag_values": [ABSENT, PRESENT, UNOBSERVED, UNMAPPED],
-        "flag_meanings": "absent present unobserved unmapped",
-        "long_name": "whether the prompt is here",
-    }
-    meaning: dict[str, Any] = {
-        "long_name": f"{SCORE_ONE} times the probability that the prompt is here",
-        "comment": f"{UNOBSERVED} unobserved, {UNMAPPED} unmapped; not scaled, because decoding would make it float64",
-    }
-    origin: dict[str, Any] = {"long_name": "row in the run's item table of the scene seen here"}
-    for name, shape, fill, dtype, extra in (
-        ("mask", axes, UNMAPPED, "uint8", flags),
-        ("score", axes, UNMAPPED, "uint8", meaning),
-        ("source", axes[1:], int(NO_SOURCE), "uint32", origin),
-    ):
-        ones = (1,) * len(shape)
+    for layer in layers:
+        axes = _lengths(layer, spec)
+        ones = (1,) * len(axes)
         group.create_array(
-            name,
-            shape=(*shape, *grid.shape),
+            layer.name,
+            shape=(*axes, *grid.shape),
             chunks=(*ones, *chunk),
             shards=(*ones, *shard),
-            dtype=dtype,
-            fill_value=fill,
+            dtype=layer.dtype,
+            fill_value=layer.fill,
             # Without a checksum a flipped byte decodes to wrong pixels half of the time, without an error.
             compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=("prompt", "time", "y", "x")[-2 - len(shape) :],
+            dimension_names=(*layer.axes, "y", "x"),
             attributes={
                 **_place_attributes(grid),
                 "grid_mapping": "spatial_ref",
                 "coordinates": "spatial_ref",
-                **extra,
+                **layer.attributes,
             },
             overwrite=True,
         )
     _create_coordinates(group, grid, spec)
+
+
+def grow_level(root: zarr.Group, grid: Grid, spec: MosaicSpec, layers: Sequence[Layer]) -> None:
+    """Make room in one level for more prompts and times, at the end of their axes."""
+    group = root[grid.path]
+    assert isinstance(group, zarr.Group)
+    for layer in layers:
+        _array_of(group, layer.name).resize((*_lengths(layer, spec), *grid.shape))
+    for name, values in axis_values(spec).items():
+        axis = _array_of(group, name)
+        axis.resize(values.shape)
+        axis[:] = values
+
+
+def _lengths(layer: Layer, spec: MosaicSpec) -> tuple[int, ...]:
+    lengths = {"prompt": len(spec.prompts), "time": len(spec.times)}
+    return tuple(lengths[axis] for axis in layer.axes)
+
+
+def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def _create_coordinates(group: zarr.Group, grid: Grid, spec: MosaicSpec) -> None:
@@ -228,7 +286,7 @@ def root_attributes(spec: MosaicSpec) -> dict[str, Any]:
         "title": "; ".join(prompt.expression for prompt in spec.prompts),
         "resmap": {
             "layout": LAYOUT,
-            "grids": [_grid_fields(grid) for grid in spec.grids],
+            "grids": [grid_fields(grid) for grid in spec.grids],
             "prompts": [
                 {"name": prompt.name, "expression": prompt.expression, "threshold": prompt.threshold}
                 for prompt in spec.prompts
@@ -240,7 +298,8 @@ def root_attributes(spec: MosaicSpec) -> dict[str, Any]:
     }
 
 
-def _grid_fields(grid: Grid) -> dict[str, Any]:
+def grid_fields(grid: Grid) -> dict[str, Any]:
+    """A grid as the root's attributes hold it; ``grid_from`` reads it."""
     lattice, box = grid.lattice, grid.box
     return {
         "name": grid.name,
@@ -266,12 +325,17 @@ def grid_from(fields: Mapping[str, Any]) -> Grid:
     )
 
 
-def consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
+def consolidate(root: zarr.Group, grids: Sequence[Grid], *, levels: int | None = None) -> None:
     """One document for all metadata, in the root, each tree and each level: written at creation and growth only.
 
     Whoever opens one of them by its address behind a web server sees nothing below it otherwise.
 
     An icechunk snapshot is such a document itself.
+
+    Args:
+        root: of the tree.
+        grids: its grids.
+        levels: how many levels of a pyramid are there; None for all.
     """
     if not root.store.supports_consolidated_metadata:
         return
@@ -279,7 +343,7 @@ def consolidate(root: zarr.Group, grids: Sequence[Grid]) -> None:
         # zarr warns that v3 has no consolidated metadata in its core, and that .resmap is no Zarr node. Both are known.
         warnings.simplefilter("ignore", category=ZarrUserWarning)
         for grid in grids:
-            for level in grid.pyramid():
+            for level in grid.pyramid()[:levels]:
                 zarr.consolidate_metadata(root.store, path=level.path)
             if grid.name:
                 zarr.consolidate_metadata(root.store, path=grid.name)

@@ -120,7 +120,7 @@ class Loader:
             claimed, mine = self._kept.claim(places)
             rows = list(_rows(mine))
             for work in [rows] if raster.sequential and rows else [[row] for row in rows]:
-                self._threads.submit(_decoding(self._read), bands, work)
+                self._hand_out(work, _decoding(self._read), bands, work)
         return [(place.box, claimed[place]) for place in places]
 
     def _warped(
@@ -147,8 +147,16 @@ class Loader:
                 except BaseException as error:
                     self._kept.fail(place, future, error)
                 else:
-                    self._threads.submit(_decoding(self._warp), place, future, bands, source, parts)
+                    self._hand_out([{place: future}], _decoding(self._warp), place, future, bands, source, parts)
         return [(place.box, claimed[place]) for place in places]
+
+    def _hand_out(self, claims: Sequence[Claims], act: Callable[..., None], *told: object) -> None:
+        """Have a thread answer what was claimed. At the end of a process there is none, and nobody is left waiting."""
+        try:
+            self._threads.submit(act, *told)
+        except RuntimeError as error:
+            for place, future in (claim for claimed in claims for claim in claimed.items()):
+                self._kept.fail(place, future, error)
 
     def _read(self, bands: Sequence[Band], rows: Sequence[Claims]) -> None:
         """Read cells that were claimed, a row at a time."""

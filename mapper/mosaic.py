@@ -34,13 +34,14 @@ from mapper.errors import MosaicError, VerifyError
 from mapper.grid import Grid, PixelBox, Tile
 from mapper.imagery import Source
 from mapper.layout import (
+    LAYERS,
     LAYOUT,
     MosaicSpec,
     Reduction,
-    axis_values,
     consolidate,
     create_tree,
     grid_from,
+    grow_level,
     root_attributes,
 )
 from mapper.masks import Stored
@@ -314,6 +315,17 @@ class Mosaic:
         except Exception as error:
             raise store_failure(error, self.url, "read", layer=f"{grid.path}/mask", tile=tile.name) from error
 
+    def stored(self, grid: Grid, *, time: int, prompt: int) -> set[tuple[int, int]]:
+        """Rows and columns of all shards of which ``is_stored`` would be true, by listing.
+
+        Raises:
+            StoreError, CredentialsError: as ``store_failure`` says.
+        """
+        try:
+            return self._engine.reading().stored(f"{grid.path}/mask", (prompt, time))
+        except Exception as error:
+            raise store_failure(error, self.url, "read", layer=f"{grid.path}/mask") from error
+
     def _now(self) -> Tree:
         try:
             return self._engine.reading()
@@ -354,15 +366,7 @@ def _facts(url: str, engine: Engine) -> dict[str, Any]:
 
 def _grow_trees(root: zarr.Group, spec: MosaicSpec) -> None:
     for level in (level for grid in spec.grids for level in grid.pyramid()):
-        group = root[level.path]
-        assert isinstance(group, zarr.Group)
-        for name in ("mask", "score"):
-            _array_of(group, name).resize((len(spec.prompts), len(spec.times), *level.shape))
-        _array_of(group, "source").resize((len(spec.times), *level.shape))
-        for name, values in axis_values(spec).items():
-            axis = _array_of(group, name)
-            axis.resize(values.shape)
-            axis[:] = values
+        grow_level(root, level, spec, LAYERS)
     root.attrs.put(root_attributes(spec))
     consolidate(root, spec.grids)
 
@@ -375,9 +379,3 @@ def checksum(mask: Stored, score: Stored) -> int:
 def source_checksum(source: Source) -> int:
     """CRC-32 of one tile's source layer as stored."""
     return zlib.crc32(np.ascontiguousarray(source, "<u4").data)
-
-
-def _array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array

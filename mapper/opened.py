@@ -1,7 +1,7 @@
 """A mosaic as xarray knows it: lazy, in chunks of one shard, with the views people ask for.
 
 ds = mapper.open_mosaic(url)          Dataset; a DataTree with a child a zone where there are several
-ds.score.sel(prompt="building")       float32, 0 to 1, NaN in gaps
+ds.score.sel(prompt="building")       float32, 0 to 1, NaN in gaps; time runs from the oldest step to the latest
 ds.resmap                             what is asked, where it lies, how to go on
 ds.resmap.items                       the scenes it was made of; ds.source holds rows of it
 ds.resmap.level(3)                    the same in pixels 8 times as wide
@@ -51,7 +51,8 @@ def open_mosaic(
 ) -> xr.Dataset | xr.DataTree:
     """The mosaic as a lazy Dataset with chunks of one shard; of several zones a DataTree, a child a zone.
 
-    Beyond what is stored, ``observed`` is a bool view of ``mask`` (False in both kinds of gap), and ``score`` is
+    Times are in order, though a monitor adds steps behind those that are stored, whenever they begin. Beyond what is
+    stored, ``observed`` is a bool view of ``mask`` (False in both kinds of gap), and ``score`` is
     float32, 0 to 1, NaN in gaps. Metadata and coordinates are read, and no pixel.
 
     Args:
@@ -88,6 +89,8 @@ def _dataset(mosaic: Mosaic, grid: Grid, level: int) -> xr.Dataset:
     chunks = {"prompt": 1, "time": 1, "y": grid.shard_px, "x": grid.shard_px}
     consolidated = None if store.supports_consolidated_metadata else False
     stored = xr.open_zarr(store, group=group, chunks=chunks, mask_and_scale=False, consolidated=consolidated)
+    if (order := _by_date(stored["time"].to_numpy())) is not None:
+        stored = stored.isel(time=order)
     score = stored["score"].copy(data=stored["score"].data.map_blocks(_PROBABILITY.__getitem__, dtype=np.float32))
     score.attrs = {"long_name": "probability that the prompt is here", "units": "1", "grid_mapping": "spatial_ref"}
     observed = stored["mask"] < UNOBSERVED
@@ -99,6 +102,11 @@ def _dataset(mosaic: Mosaic, grid: Grid, level: int) -> xr.Dataset:
         }
     opened.attrs = _attributes(mosaic, level=level) | ({"zone": grid.name} if grid.name else {})
     return opened
+
+
+def _by_date(times: NDArray[Any]) -> NDArray[np.intp] | None:
+    """The order of time steps; None where they have it already."""
+    return None if (times[1:] >= times[:-1]).all() else np.argsort(times, kind="stable")
 
 
 def _attributes(mosaic: Mosaic, *, level: int) -> dict[str, Any]:

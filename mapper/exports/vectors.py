@@ -39,7 +39,7 @@ from mapper.outlines import ObjectBatch, ShardsSeen, map_objects
 from mapper.questions.asking import LATEST, When, prompts_of, time_of
 from mapper.questions.placed import to_lonlat
 from mapper.questions.places import did_you_mean
-from mapper.runs import item_table
+from mapper.runs import SourceItems, source_items
 from mapper.storage import is_local, store_failure
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ SCHEMA = pa.schema(
         pa.field("geometry", pa.binary(), nullable=False),
     ]
 )
-"""``score`` is 0 to 1; ``area_m2`` of the object's pixels on the ellipsoid, however it is drawn; ``source`` the row of
-the item table whose scene most of its pixels show, and ``item`` that one's STAC id, where the table is there."""
+"""``score`` is 0 to 1; ``area_m2`` of the object's pixels on the ellipsoid, however it is drawn; ``source`` the
+number of the scene most of its pixels show, and ``item`` that one's STAC id, where a run's item table is there."""
 
 CONNECTIVITY = 8
 """What touches by a corner is one object."""
@@ -153,7 +153,9 @@ class _Ask:
     multi: bool
     """Whether all polygons become multipolygons: the format has one type a layer."""
 
-    items: NDArray[np.object_]
+    items: SourceItems | None
+    """Their STAC ids; None where no run lies beside the mosaic."""
+
     workers: int | None
 
 
@@ -223,9 +225,7 @@ def _rows(ask: _Ask, grid: Grid, prompt: int, batch: ObjectBatch) -> pa.RecordBa
     said, moment, many = ask.mosaic.prompts[prompt], ask.mosaic.times[ask.time], len(batch)
     stem = file_stem(prompt=said.name, time=moment, zone=grid.name)
     shown = batch.source != NO_SOURCE
-    listed = shown & (batch.source < len(ask.items))
-    item = np.full(many, None, np.object_)
-    item[listed] = ask.items[batch.source[listed]]
+    item = np.full(many, None, np.object_) if ask.items is None else ask.items.of("id", batch.source)
     columns = [
         pa.array([f"{stem}_r{row}c{column}" for row, column in batch.anchor.tolist()], pa.string()),
         pa.repeat(pa.scalar(said.name), many),
@@ -309,12 +309,11 @@ def _crs(mosaic: Mosaic, driver: str) -> CRS:
     return CRS.from_user_input(codes.pop())
 
 
-def _item_ids(mosaic_url: str) -> NDArray[np.object_]:
-    """STAC ids by row of the item table; none where no run lies beside the mosaic."""
+def _item_ids(mosaic_url: str) -> SourceItems | None:
     try:
-        return np.asarray(item_table(mosaic_url)["id"], np.object_)
-    except (MosaicError, KeyError):
-        return np.empty(0, np.object_)
+        return source_items(mosaic_url)
+    except MosaicError:
+        return None
 
 
 @contextmanager

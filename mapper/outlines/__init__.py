@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from mapper.outlines.walk import ObjectBatch, ShardsSeen, map_objects
+from mapper.outlines.closed import ObjectBatch
+from mapper.outlines.walk import ShardsSeen, map_objects
 
 __all__ = ["ObjectBatch", "ShardsSeen", "map_objects"]

@@ -20,50 +20,20 @@ from multiprocessing import get_context
 from typing import TypeAlias
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from mapper.errors import ResourceError
 from mapper.grid import Grid, PixelBox, Tile
-from mapper.imagery import Source
-from mapper.masks import PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED, Stored
+from mapper.masks import PRESENT, UNMAPPED, UNOBSERVED, Stored
 from mapper.mosaic import Mosaic
+from mapper.outlines.closed import Closed, ObjectBatch, close
 from mapper.outlines.fragments import Connectivity, Fragments, find_fragments
 from mapper.outlines.joint import Joint
-from mapper.outlines.rings import Rings, trace
-from mapper.outlines.span_area import area_unit_m2, span_areas
-from mapper.outlines.spans import Int, Spans, spans_of
+from mapper.outlines.span_area import span_areas
+from mapper.outlines.spans import Spans, spans_of
 
 AHEAD = 2
 """Shards a process has in hand, or done and not yet asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectBatch:
-    """Some objects; row ``n`` of each array is one of them."""
-
-    anchor: NDArray[np.int64]
-    """``(n, 2)``: lattice row and column of its northernmost, then westernmost pixel. No two objects share one."""
-
-    pixels: NDArray[np.int64]
-    score: NDArray[np.float64]
-    """Mean of its pixels, 0 to 1."""
-
-    bounds: NDArray[np.int64]
-    """``(n, 4)``: top, left, bottom, right in lattice pixels, half-open."""
-
-    source: Source
-    """The scene most of its pixels show, of equals the first in the item table; ``NO_SOURCE`` where there is none."""
-
-    area_m2: NDArray[np.float64]
-    """Square metres of ellipsoid."""
-
-    geometry: NDArray[np.object_]
-    """Shapely, in the grid's CRS: a Polygon, with its holes; a MultiPolygon where parts meet in corners only. All are
-    valid, without needless points, outer rings counter-clockwise. None where outlines were not asked for."""
-
-    def __len__(self) -> int:
-        return len(self.pixels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,52 +118,10 @@ class _Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Closed:
-    """Objects that are complete, with rings for geometries: numbers only, so that they travel light."""
-
-    sums: tuple[Int, Int, Int, Int, Int]
-    """Anchor, pixels, score, area, bounds."""
-
-    unit_m2: float
-    source: Source
-    object_of_part: Int
-    rings: Rings | None
-
-    def batch(self, grid: Grid) -> ObjectBatch:
-        """With geometries, which are made where they are used."""
-        anchor, pixels, score, area, bounds = self.sums
-        return ObjectBatch(
-            anchor=anchor,
-            pixels=pixels,
-            score=score / (pixels * float(SCORE_ONE)),
-            bounds=bounds,
-            source=self.source,
-            area_m2=np.asarray(area * self.unit_m2, np.float64),
-            geometry=self._geometry(grid),
-        )
-
-    def _geometry(self, grid: Grid) -> NDArray[np.object_]:
-        count = len(self.source)
-        geometry = np.full(count, None, np.object_)
-        if self.rings is None:
-            return geometry
-        polygons = self.rings.polygons(grid.lattice)
-        parts = np.bincount(self.object_of_part, minlength=count)
-        single = parts[self.object_of_part] == 1
-        geometry[self.object_of_part[single]] = polygons[single]
-        several = np.flatnonzero(~single)
-        corner = self.rings.northwest()[several]
-        order = several[np.lexsort((corner[:, 0], corner[:, 1], self.object_of_part[several]))]
-        owner, number = np.unique(self.object_of_part[order], return_inverse=True)
-        geometry[owner] = shapely.multipolygons(polygons[order], indices=number)
-        return geometry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Shard:
     """What one shard holds."""
 
-    closed: _Closed | None
+    closed: Closed | None
     """The objects it holds whole, of those asked for."""
 
     open: Fragments | None
@@ -226,23 +154,7 @@ def _all_rounds(ask: _Ask, tiles: Sequence[Tile], at_work: _Workers, progress: P
 
 def _batches(closed: Fragments | None, ask: _Ask) -> Iterator[ObjectBatch]:
     if closed is not None:
-        yield _closed(closed, ask).batch(ask.grid)
-
-
-def _closed(fragments: Fragments, ask: _Ask) -> _Closed:
-    """Complete objects, sorted by their anchor."""
-    sums = fragments.sums
-    rank = np.lexsort((sums.anchor[:, 1], sums.anchor[:, 0]))
-    place = np.empty(len(sums), np.int64)
-    place[rank] = np.arange(len(sums))
-    sums = sums.of(rank)
-    return _Closed(
-        sums=(sums.anchor, sums.pixels, sums.score, sums.area, sums.bounds),
-        unit_m2=area_unit_m2(ask.grid.lattice),
-        source=fragments.votes.winners(len(sums))[rank],
-        object_of_part=place[fragments.object_of_part],
-        rings=trace(fragments.corners) if ask.outlines else None,
-    )
+        yield close(closed, ask.grid.lattice, outlines=ask.outlines).batch(ask.grid)
 
 
 def _shard(mosaic: Mosaic, ask: _Ask, tile: Tile) -> _Shard:
@@ -262,7 +174,7 @@ def _shard(mosaic: Mosaic, ask: _Ask, tile: Tile) -> _Shard:
     still_open = found.touching_border()
     done = ~still_open & found.sums.wanted
     return _Shard(
-        closed=_closed(found.of(done), ask) if done.any() else None,
+        closed=close(found.of(done), ask.grid.lattice, outlines=ask.outlines) if done.any() else None,
         open=found.of(still_open) if still_open.any() else None,
         seen=seen,
     )

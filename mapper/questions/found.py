@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from mapper.errors import MosaicError
 from mapper.grid import PixelBox
-from mapper.imagery import NO_SOURCE
 from mapper.outlines import ObjectBatch, map_objects
 from mapper.questions.asking import Asked
 from mapper.questions.placed import Placed, to_lonlat
 from mapper.questions.tally import Look
-from mapper.runs import item_table
+from mapper.runs import source_items
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -117,12 +116,12 @@ def _rows(about: Asked, look: Look, found: Found, *, outlines: bool) -> pd.DataF
 
 
 def _item_ids(mosaic: str, sources: NDArray[Any]) -> list[str | None]:
-    """Ids of the items in rows of the item table; None where there is none."""
+    """Ids of the items that these numbers of the source layer stand for; None where there is none."""
     try:
-        ids = item_table(mosaic)["id"].tolist()
-    except (MosaicError, KeyError):
-        ids = []
-    return [str(ids[row]) if row != NO_SOURCE and row < len(ids) else None for row in sources.astype(np.int64)]
+        ids = source_items(mosaic).of("id", sources)
+    except MosaicError:
+        return [None] * len(sources)
+    return [None if name is None else str(name) for name in ids]
 
 
 def _in_box(anchors: NDArray[np.int64], box: PixelBox) -> NDArray[np.bool_]:

@@ -259,6 +259,7 @@ def test_in_half_precision_positions_keep_all_their_digits(weights: Path) -> Non
     assert {buffer.dtype for buffer in buffers.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, while it compiles
 def test_compiled_it_says_nearly_the_same_under_another_fingerprint(model: Segmenter, weights: Path) -> None:
     quick = models.load("sam3", weights=str(weights), device="cpu", compiled=True)
