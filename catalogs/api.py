@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import compress
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -20,12 +22,17 @@ from pystac_client import Client, ItemSearch
 from pystac_client.errors import ClientTypeError
 from pystac_client.stac_api_io import StacApiIO
 
-from catalogs.fetch import Fetch, links_of, parse_json
+from catalogs.aside import Aside, refuse
+from catalogs.conditions import stamp_of
+from catalogs.fetch import DEEPEST, Fetch, is_deeper, links_of, parse_json
 from catalogs.hrefs import check_href, resolve_href, unsigned
 from mapper.errors import AssetError, CatalogError, MissingError
 
 PAGE_ITEMS = 200
 MOST_PAGES = 20_000
+_DEEPEST_PAGE = 300
+"""Brackets in brackets that a page is read with where items may be set aside, so that the one that has them can be."""
+
 MOST_IDLE_PAGES = 5
 """Pages in a row that bring nothing new."""
 
@@ -41,8 +48,11 @@ class Api:
     method: str
     """By which it is searched."""
 
+    aside: Aside | None = None
+    """Takes what is no item; None: that is an error."""
+
     @classmethod
-    def announced(cls, landing: Mapping[str, Any], url: str, fetch: Fetch) -> Api | None:
+    def announced(cls, landing: Mapping[str, Any], url: str, fetch: Fetch, aside: Aside | None = None) -> Api | None:
         """The API whose landing page this is, None where the document is of none.
 
         Raises:
@@ -56,7 +66,8 @@ class Api:
             # Client.search would take the first link, whatever its method, and none without a media type.
             links = sorted(client.get_links("search"), key=lambda link: link.extra_fields["method"] != "POST")
             method = "POST" if links[0].extra_fields["method"] == "POST" else "GET"
-            return cls(client=client, fetch=fetch, url=url, search_url=links[0].absolute_href, method=method)
+            address = links[0].absolute_href
+            return cls(client=client, fetch=fetch, url=url, search_url=address, method=method, aside=aside)
 
     @property
     def filter_language(self) -> str | None:
@@ -70,7 +81,7 @@ class Api:
         return next((name for name in ("cql2-json", "cql2-text") if any(uri.endswith(name) for uri in said)), None)
 
     def items(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The items that answer a request, each once.
+        """The items that answer a request, each once, and once more where a later version of it comes.
 
         Args:
             request: arguments of pystac-client's ``ItemSearch``.
@@ -104,27 +115,39 @@ class Api:
         return (link.absolute_href if link else f"{self.client.self_href}collections").rstrip("/")
 
     def _found(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        door = _Door(self.fetch, self.url)
+        door = _Door(self.fetch, self.url, aside=self.aside)
         found = ItemSearch(self.search_url, method=self.method, client=self.client, stac_io=door, **request)
-        return _items(found, door)
+        return _items(found, door, self.aside)
 
 
-def pages(fetch: Fetch, place: str, first_page: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The items of a page and of all that follow it, each once.
+def pages(
+    fetch: Fetch, place: str, first_page: dict[str, Any], *, aside: Aside | None = None
+) -> Iterator[dict[str, Any]]:
+    """The items of a page and of all that follow it, each once, and once more where a later version of it comes.
+
+    Args:
+        fetch: how patiently.
+        place: where the first page was read.
+        first_page: as it was read.
+        aside: takes what is no item; None: that is an error.
 
     Raises:
         CatalogError: the pages do not end, repeat, lead elsewhere, or are not STAC.
     """
-    door = _Door(fetch, place, held=first_page)
-    return _items(ItemSearch(place, method="GET", stac_io=door), door)
+    door = _Door(fetch, place, held=first_page, aside=aside)
+    return _items(ItemSearch(place, method="GET", stac_io=door), door, aside)
 
 
 class _Door(StacApiIO):
     """pystac-client's way to one server: by ``Fetch``, to no other host, for each page once. Good for one walk."""
 
-    def __init__(self, fetch: Fetch, start: str, *, held: Mapping[str, Any] | None = None) -> None:
-        """``held``: the document at ``start``, where it has been read before."""
+    def __init__(
+        self, fetch: Fetch, start: str, *, held: Mapping[str, Any] | None = None, aside: Aside | None = None
+    ) -> None:
+        """``held``: the document at ``start``, where it has been read before. ``aside``: takes items that lie too deep
+        in brackets."""
         super().__init__()
+        self._aside = aside
         self.start = self.place = start
         self.page: Mapping[str, Any] = {}
         self._fetch = fetch
@@ -160,7 +183,18 @@ class _Door(StacApiIO):
 
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The JSON object in a text."""
-        return parse_json(txt.encode(errors="surrogateescape"), self.place)
+        content = txt.encode(errors="surrogateescape")
+        if self._aside is None or not is_deeper(content, DEEPEST):
+            return parse_json(content, self.place)
+        page = parse_json(content, self.place, deepest=_DEEPEST_PAGE)
+        features = page.get("features")
+        if not isinstance(features, list):
+            return parse_json(content, self.place)
+        deep = [is_deeper(json.dumps(doc).encode(), DEEPEST - 2) for doc in features]
+        for doc in compress(features, deep):
+            said = {name: doc[name] for name in ("id", "collection") if isinstance(doc.get(name), str)}
+            self._aside(said, CatalogError(f"brackets lie more than {DEEPEST} deep in an item"))
+        return {**page, "features": [doc for doc, is_deep in zip(features, deep, strict=True) if not is_deep]}
 
     def read_json(self, source: HREF, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """A document; in place of an empty page that leads on, the next: pystac-client would take it for the last."""
@@ -176,23 +210,25 @@ class _Door(StacApiIO):
         return self.read_json(Link.from_dict(following), *args, **kwargs)
 
 
-def _items(search: ItemSearch, door: _Door) -> Iterator[dict[str, Any]]:
-    """The items of a search, each once, with a look at what its pages hold."""
-    known: set[tuple[str, str]] = set()
+def _items(search: ItemSearch, door: _Door, aside: Aside | None) -> Iterator[dict[str, Any]]:
+    """The items of a search, with a look at what its pages hold."""
+    known: dict[tuple[str, str], datetime | None] = {}
     given = idle = 0
     with _in_our_words(door.start):
         for page in search.pages_as_dicts():
             if idle >= MOST_IDLE_PAGES:
                 raise _endless(f"{idle} pages in a row bring nothing new", door.start)
             idle += 1
-            for doc in features_of(page, door.place):
+            for doc in features_of(page, door.place, aside):
                 given += 1
-                key = (str(doc.get("collection")), doc["id"])
+                key, stamp = (str(doc.get("collection")), doc["id"]), stamp_of(doc)
                 if key not in known:
-                    known.add(key)
                     idle = 0
-                    yield doc
-        features_of(door.page, door.place)  # pystac-client ends at an answer without features, whatever it is
+                elif known[key] == stamp:
+                    continue
+                known[key] = stamp
+                yield doc
+        _features(door.page, door.place)  # pystac-client ends at an answer without features, whatever it is
     matched = door.page.get("numberMatched")
     if isinstance(matched, int) and len(known) < min(given, matched):
         raise CatalogError(
@@ -202,14 +238,22 @@ def _items(search: ItemSearch, door: _Door) -> Iterator[dict[str, Any]]:
         )
 
 
-def features_of(page: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
-    """The items of an ItemCollection; CatalogError where it is none."""
+def features_of(page: Mapping[str, Any], place: str, aside: Aside | None = None) -> list[dict[str, Any]]:
+    """The items of an ItemCollection; CatalogError where it is none, or where nobody takes what is no item in it."""
+    items = []
+    for doc in _features(page, place):
+        if isinstance(doc, dict) and isinstance(doc.get("id"), str) and doc["id"]:
+            items.append(doc)
+        else:
+            nonsense = "an answer has a feature with no id: it is no STAC item"
+            refuse({}, CatalogError(nonsense, catalog=unsigned(place)), aside)
+    return items
+
+
+def _features(page: Mapping[str, Any], place: str) -> list[Any]:
     features = page.get("features")
     if not isinstance(features, list):
         raise CatalogError("an answer has no features: it is no STAC ItemCollection", catalog=unsigned(place))
-    for doc in features:
-        if not isinstance(doc, dict) or not isinstance(doc.get("id"), str) or not doc["id"]:
-            raise CatalogError("an answer has a feature with no id: it is no STAC item", catalog=unsigned(place))
     return features
 
 

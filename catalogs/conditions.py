@@ -8,14 +8,14 @@ import difflib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cql2
 
-from mapper.errors import CatalogError, SpecError
+from mapper.errors import CatalogError, MapperError, SpecError
 
 _INSTANT = re.compile(
     r"^(\d{4})(?:-(\d\d)(?:-(\d\d)"
@@ -132,6 +132,17 @@ def date_of(doc: Mapping[str, Any]) -> datetime:
     return first + (last - first) / 2
 
 
+def stamp_of(doc: Mapping[str, Any]) -> datetime | None:
+    """When an item was last changed in its catalog, else made there: ``updated``, ``created``; None where it does not
+    say, or says what is no date."""
+    properties = properties_of(doc)
+    for written in (properties.get("updated"), properties.get("created")):
+        if written:
+            with contextlib.suppress(CatalogError):
+                return _instant(written, doc)
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """A CQL2 expression."""
@@ -166,14 +177,31 @@ class Filter:
         """The names it asks items for."""
         return frozenset(_named(self.expression.to_json()))
 
-    def keep(self, docs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def keep(
+        self, docs: Sequence[dict[str, Any]], *, aside: Callable[[dict[str, Any], MapperError], None] | None = None
+    ) -> list[dict[str, Any]]:
         """The items it is true of. What an item does not say is unknown, and what hangs on it is not true.
+
+        Args:
+            docs: items.
+            aside: takes those of which it cannot be decided. None: these are an error, and that no item has a
+                property it names is one too.
 
         Raises:
             SpecError: no item has a property it names, or it cannot be decided.
         """
-        self._check_names(docs)
-        return [doc for doc in docs if self.holds(doc)]
+        if aside is None:
+            self._check_names(docs)
+        kept = []
+        for doc in docs:
+            try:
+                if self.holds(doc):
+                    kept.append(doc)
+            except SpecError as error:
+                if aside is None:
+                    raise
+                aside(doc, error)
+        return kept
 
     def holds(self, doc: dict[str, Any]) -> bool:
         """Whether it is true of an item."""

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from catalogs.aside import Aside, refuse
 from catalogs.fetch import Fetch, links_of, parse_json
 from catalogs.hrefs import check_link, is_remote, resolve_href, unsigned
-from mapper.errors import CatalogError, SpecError
+from mapper.errors import CatalogError, MapperError, MissingError, SpecError
 
 MOST_DOCUMENTS = 500_000
 MOST_LEVELS = 30
@@ -26,17 +27,41 @@ class Holding:
     collections: set[str] = field(default_factory=set)
     """The names of its collections, also of those that were not looked into."""
 
+    aside: Aside | None = None
+    """Takes what is no item; None: that is an error."""
 
-def walk(doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch) -> Holding:
+    def take(self, doc: dict[str, Any], place: str, *, from_self: bool) -> None:
+        """Add an item, hrefs absolute; arguments as of ``absolute``."""
+        if not isinstance(doc.get("id"), str):
+            refuse({}, CatalogError("a STAC item has no id", catalog=unsigned(place)), self.aside)
+            return
+        if doc.get("collection"):
+            self.collections.add(str(doc["collection"]))
+        try:
+            self.items.append(absolute(doc, place, from_self=from_self))
+        except CatalogError as error:
+            refuse(doc, error, self.aside)
+
+
+def walk(
+    doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch, aside: Aside | None = None
+) -> Holding:
     """The items under a catalog, collection, item collection or item, hrefs absolute.
 
     Collections that are not wanted are not looked into (none wanted: all are).
 
+    Args:
+        doc: the document to begin with.
+        place: where it was read.
+        wanted: collections.
+        fetch: how patiently.
+        aside: takes items that are none, and links that lead nowhere or to what is not STAC; None: they are errors.
+
     Raises:
-        CatalogError: a link leads nowhere, or to what is not STAC.
+        CatalogError: a link leads nowhere, or to what is not STAC; the catalog is down.
     """
     only = frozenset(wanted)
-    holding = Holding()
+    holding = Holding(aside=aside)
     seen = {place}
     level = [(doc, place, "")]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -55,13 +80,24 @@ def walk(doc: dict[str, Any], place: str, *, wanted: Iterable[str], fetch: Fetch
                 )
             if not links:
                 return holding
+            level = []
             docs = pool.map(lambda link: _read(link[0], place, fetch), links)
-            level = [(found, target, parent) for found, (target, parent) in zip(docs, links, strict=True)]
+            for read, (target, parent) in zip(docs, links, strict=True):
+                if isinstance(read, MapperError):
+                    refuse({}, read, aside)
+                else:
+                    level.append((read, target, parent))
     raise CatalogError(f"the catalog is more than {MOST_LEVELS} levels deep", catalog=unsigned(place))
 
 
-def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:
-    """The documents of a file with one to a line, None where it is no such file."""
+def parse_lines(content: bytes, place: str, *, aside: Aside | None = None) -> list[dict[str, Any]] | None:
+    """The documents of a file with one to a line, None where it is no such file.
+
+    Args:
+        content: the file.
+        place: where it was read.
+        aside: takes lines that are no document; None: such a line is an error.
+    """
     lines = content.splitlines()
     if len(lines) < 2 or not lines[0].rstrip().endswith(b"}"):
         return None
@@ -69,7 +105,13 @@ def parse_lines(content: bytes, place: str) -> list[dict[str, Any]] | None:
         json.loads(lines[0])
     except ValueError:
         return None
-    return [parse_json(line, place) for line in lines if line.strip()]
+    docs = []
+    for line in filter(bytes.strip, lines):
+        try:
+            docs.append(parse_json(line, place))
+        except CatalogError as error:
+            refuse({}, error, aside)
+    return docs
 
 
 def absolute(doc: dict[str, Any], place: str, *, from_self: bool = False) -> dict[str, Any]:
@@ -121,42 +163,53 @@ def _looked_at(
     if kind == "FeatureCollection":
         from catalogs.api import pages  # not above: pystac-client takes 90 ms to import, and few catalogs need it
 
-        for found in pages(fetch, place, doc):
+        for found in pages(fetch, place, doc, aside=holding.aside):
             _take(found, place, parent, holding, from_self=True)
         return
     if kind not in ("Catalog", "Collection"):
-        raise CatalogError(
+        nonsense = CatalogError(
             f"a document of type {str(kind)[:40]!r} is not STAC",
             fix="STAC has Catalog, Collection, Feature and FeatureCollection",
             catalog=unsigned(place),
         )
+        refuse({}, nonsense, holding.aside)
+        return
     name = str(doc.get("id")) if kind == "Collection" else parent
     if kind == "Collection":
         holding.collections.add(name)
     followed = ("child", "item") if not only or name in only or kind == "Catalog" else ("child",)
     for link in links_of(doc):
         if link["rel"] in followed:
-            yield resolve_href(link["href"], base=place), name
+            try:
+                yield resolve_href(link["href"], base=place), name
+            except CatalogError as error:
+                refuse({}, error, holding.aside)
 
 
 def _take(doc: dict[str, Any], place: str, parent: str, holding: Holding, *, from_self: bool) -> None:
-    if not isinstance(doc.get("id"), str):
-        raise CatalogError("a STAC item has no id", catalog=unsigned(place))
     if not doc.get("collection") and parent:
         doc = {**doc, "collection": parent}
-    if doc.get("collection"):
-        holding.collections.add(str(doc["collection"]))
-    holding.items.append(absolute(doc, place, from_self=from_self))
+    holding.take(doc, place, from_self=from_self)
 
 
-def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any]:
-    address = check_link(target, base=root, catalog=root)
+def _read(target: str, root: str, fetch: Fetch) -> dict[str, Any] | MapperError:
+    """The document a link leads to, or what is wrong with it; raises where it cannot be told today."""
     try:
-        return fetch.json(address)
+        address = check_link(target, base=root, catalog=root)
+    except CatalogError as error:
+        return error
+    try:
+        content = fetch.read(address)
+    except MissingError as error:
+        return error
     except SpecError as error:
-        raise CatalogError(
+        return CatalogError(
             f"a link of the catalog leads nowhere: {error.what}",
             fix="mend the catalog, or name a part of it that is whole",
             catalog=unsigned(root),
             link=unsigned(target)[:300],
-        ) from error
+        )
+    try:
+        return parse_json(content, address)
+    except CatalogError as error:
+        return error

@@ -24,7 +24,7 @@ _AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _LONGEST_WAIT_S = 30.0
 _MOST_REDIRECTS = 3
 _PIECE_BYTES = 2**18
-_DEEPEST = 100
+DEEPEST = 100
 """Brackets in brackets. STAC has a dozen; a thousand would break whatever looks into them later."""
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -230,11 +230,11 @@ def check_size(content: bytes | bytearray, place: str, limit: int) -> None:
         )
 
 
-def parse_json(content: bytes, place: str) -> dict[str, Any]:
+def parse_json(content: bytes, place: str, *, deepest: int = DEEPEST) -> dict[str, Any]:
     """The JSON object in some bytes; CatalogError where there is none. Of a key given twice, the last counts."""
     try:
-        if _depth(content) > _DEEPEST and _depth(_TEXT.sub(b"", content)) > _DEEPEST:
-            raise ValueError(f"brackets lie more than {_DEEPEST} deep")
+        if is_deeper(content, deepest):
+            raise ValueError(f"brackets lie more than {deepest} deep")
         doc = json.loads(content)
     except (ValueError, RecursionError) as error:
         start = content[:200].lstrip().lower()
@@ -247,6 +247,11 @@ def parse_json(content: bytes, place: str) -> dict[str, Any]:
     if not isinstance(doc, dict):
         raise CatalogError("a STAC document is a JSON object; this is not", catalog=unsigned(place))
     return doc
+
+
+def is_deeper(content: bytes, depth: int) -> bool:
+    """Whether brackets of a JSON text lie deeper in one another than that."""
+    return _depth(content) > depth and _depth(_TEXT.sub(b"", content)) > depth
 
 
 def _depth(content: bytes) -> int:

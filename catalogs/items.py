@@ -25,7 +25,7 @@ from catalogs.bands import ASSET_FIELDS, ITEM_FIELDS, assets_wanted, is_file, li
 from catalogs.conditions import date_of, properties_of
 from catalogs.footprints import footprint_of, plain_footprints
 from catalogs.hrefs import unsigned
-from catalogs.tables import Rows
+from catalogs.tables import LINKS, Rows
 from mapper.errors import CatalogError
 from mapper.imagery import Asset, Band, CloudMask, Item, Placement
 
@@ -124,7 +124,7 @@ def many_values() -> Iterator[None]:
 
 
 def lean(doc: dict[str, Any], bands: Sequence[str]) -> dict[str, Any]:
-    """The item with the assets it is read by, and no link but that to itself: an eighth of most.
+    """The item with the assets it is read by, and no links but to itself and to what it replaces: an eighth of most.
 
     Whatever it is, the same bands of it make the same ``Item``, or the same error.
     """
@@ -133,7 +133,7 @@ def lean(doc: dict[str, Any], bands: Sequence[str]) -> dict[str, Any]:
     kept = assets_wanted(files, bands, [str(doc.get("collection") or "")])
     if kept is None:
         return doc
-    links = [link for link in list_in(doc.get("links")) if mapping_in(link).get("rel") == "self"]
+    links = [link for link in list_in(doc.get("links")) if mapping_in(link).get("rel") in LINKS]
     return {**doc, "assets": {key: asset for key, asset in assets.items() if key in kept}, "links": links}
 
 

@@ -16,78 +16,78 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shapely import get_num_coordinates, intersects, prepare
+from shapely import get_num_coordinates, prepare
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.conditions import Filter, Interval, date_of, dates_of, did_you_mean, interval_of
-from catalogs.documents import Holding, absolute, parse_lines, walk
+from catalogs.aside import Aside, refuse
+from catalogs.conditions import Interval, date_of
+from catalogs.documents import Holding, parse_lines, walk
 from catalogs.fetch import Fetch, check_size, links_of, parse_json
-from catalogs.footprints import footprints_of
 from catalogs.hrefs import check_link, is_remote, local_path, unsigned
 from catalogs.items import lean, many_values
+from catalogs.query import Conditions, Query, StacItem, check_known, conditions_of, nothing, ordered, sieve
 from catalogs.tables import PARQUET, ROW, Table
 from mapper.errors import CatalogError, EmptySearchError, MissingError, SpecError
 
 if TYPE_CHECKING:
     from catalogs.api import Api
 
-StacItem: TypeAlias = dict[str, Any]
-"""The JSON of one STAC item, its asset hrefs absolute."""
+__all__ = ["Opened", "Query", "StacItem", "opened", "search"]
 
 _MOST_ITEMS = 2_000_000
 _MOST_VERTICES = 500
 """Of an area sent to an API as it is; a larger one is sent as its box. Servers refuse long requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What imagery a job asks for."""
+_Around: TypeAlias = Callable[[StacItem], BaseGeometry]
 
-    catalog: str
-    """Path or URL of a STAC API, of static STAC JSON, or of a stac-geoparquet table."""
-
-    collections: tuple[str, ...]
-    """Any of these; empty for whatever the catalog has."""
-
-    area: BaseGeometry
-    """Longitude and latitude; items that only touch it from outside are found too."""
-
-    datetime: str | None = None
-    """``2020``, ``2020-06-01/2020-08-15``, ``2020-06-01/..``; None for any time."""
-
-    filter: str | None = None
-    """CQL2 text."""
-
-    bands: tuple[str, ...] = ()
-    """References of the bands that will be read: items come with the assets that these may mean, and no others.
-    Empty for items as they are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Conditions:
-    collections: frozenset[str]
-    area: BaseGeometry
-    interval: Interval
-    filter: Filter | None
-
-
-_Ask: TypeAlias = Callable[[_Conditions, bool], Sequence[StacItem]]
+_Ask: TypeAlias = Callable[[Conditions, bool], Sequence[StacItem]]
 """What answers these conditions; one item of it, or all."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A catalog that has been looked at, and can be asked again and again."""
+
+    at_rest: bool
+    """It has been read whole, and will not change any more; else it is a server, and answers as of now."""
+
+    filters: bool
+    """It is a server that takes CQL2."""
+
+    ask: _Ask
+
+    def search(self, query: Query, *, around: _Around | None = None, ids: Sequence[str] = ()) -> Sequence[StacItem]:
+        """As ``search``.
+
+        Args:
+            query: of the catalog, the collections and the bands it was opened for.
+            around: as for ``search``.
+            ids: of the items that are asked for by name; none: all. Only servers look at them, and not all of these.
+        """
+        return _answer(self.ask, conditions_of(query, ids=tuple(ids)), around)
+
+
 def search(
-    query: Query, *, fetch: Fetch | None = None, around: Callable[[StacItem], BaseGeometry] | None = None
+    query: Query,
+    *,
+    fetch: Fetch | None = None,
+    around: _Around | None = None,
+    aside: Aside | None = None,
 ) -> Sequence[StacItem]:
     """The items that answer, each once, ordered by (datetime, id); to be read only, those of a table share their parts.
+
+    Of an item that comes in several versions, the one that says that it was changed last.
 
     Args:
         query: what is wanted.
         fetch: how patiently.
         around: gives, for one item that answers, the area to search in place of that of the query: for who must see
             an item to know how far around it others matter. The catalog is read once all the same.
+        aside: takes what the catalog gives and is no item that could be found: that says when and where it is, and
+            of which the filter can be decided. None: it is an error.
 
     Raises:
         SpecError: the query cannot be: bad dates or CQL2, an unknown collection, a property that no item has.
@@ -95,124 +95,137 @@ def search(
         CredentialsError: the catalog refuses us.
         CatalogError: the catalog is down, or what it answers is not STAC.
     """
-    wanted = _Conditions(
-        collections=frozenset(query.collections),
-        area=query.area,
-        interval=interval_of(query.datetime) if query.datetime else Interval(),
-        filter=Filter.parse(query.filter) if query.filter else None,
-    )
-    if query.area.is_empty:
-        raise SpecError("the area is empty", fix="give an area with imagery under it")
-    prepare(query.area)
+    wanted = conditions_of(query)
+    return _answer(opened(query, fetch=fetch, aside=aside).ask, wanted, around)
+
+
+def opened(query: Query, *, fetch: Fetch | None = None, aside: Aside | None = None) -> Opened:
+    """The catalog of a query, looked at; arguments and errors as for ``search``."""
     place = _document_in(query.catalog)
-    ask = _opened(place, query, replace(fetch or Fetch(), catalog=place))
-    if around is not None:
-        wanted = replace(wanted, area=around(ask(wanted, True)[0]))
-        prepare(wanted.area)
-    return ask(wanted, False)
-
-
-def _opened(place: str, query: Query, fetch: Fetch) -> _Ask:
-    """A catalog that has been looked at, and can be asked."""
+    fetch = replace(fetch or Fetch(), catalog=place)
     content = fetch.read(place, limit=fetch.table_limit_bytes)
     if is_remote(place) and content[:4] != PARQUET:
         check_size(content, place, fetch.page_limit_bytes)
     if content[:4] == PARQUET:
-        return _table_opened(Table(content, place), query)
-    if (docs := parse_lines(content, place)) is not None:
-        return _holding_opened(_holding(docs, place), query)
+        return Opened(at_rest=True, filters=False, ask=_table_asked(Table(content, place), query, aside))
+    if (docs := parse_lines(content, place, aside=aside)) is not None:
+        holding = _holding(docs, place, aside)
+        return Opened(at_rest=True, filters=False, ask=_holding_asked(holding, query))
     doc = parse_json(content, place)
-    api, collections = _api_of(doc, place, fetch)
+    api, collections = _api_of(doc, place, fetch, aside)
     if api is not None:
-        return _api_opened(api, collections, query)
-    holding = walk(doc, place, wanted=query.collections, fetch=fetch)
+        return Opened(at_rest=False, filters=bool(api.filter_language), ask=_api_asked(api, collections, query))
+    holding = walk(doc, place, wanted=query.collections, fetch=fetch, aside=aside)
     if not holding.items and any(link["rel"] == "items" for link in links_of(doc)):
         raise EmptySearchError(
             "this document names its items by an API and holds none",
             fix="give the address of its STAC API as imagery.catalog",
             catalog=unsigned(place),
         )
-    return _holding_opened(holding, query)
+    return Opened(at_rest=True, filters=False, ask=_holding_asked(holding, query))
 
 
-def _table_opened(table: Table, query: Query) -> _Ask:
+def _answer(ask: _Ask, wanted: Conditions, around: _Around | None) -> Sequence[StacItem]:
+    if around is not None:
+        wanted = replace(wanted, area=around(ask(wanted, True)[0]))
+        prepare(wanted.area)
+    return ask(wanted, False)
+
+
+def _table_asked(table: Table, query: Query, aside: Aside | None) -> _Ask:
     with many_values():
-        heads = list(table.heads(properties=query.filter is not None))
-    holding = Holding(items=heads, collections=set(table.collections))
+        heads = list(table.heads(properties=query.filter is not None, aside=aside))
+    holding = Holding(items=heads, collections=set(table.collections), aside=aside)
 
-    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
+    def ask(wanted: Conditions, one: bool) -> Sequence[StacItem]:
         with many_values():
-            rows = [head[ROW] for head in _ordered(_kept(holding, wanted, query))]
+            rows = [head[ROW] for head in ordered(_kept(holding, wanted, query))]
         return table.items(rows[:1] if one else rows, bands=query.bands)
 
     return ask
 
 
-def _holding_opened(holding: Holding, query: Query) -> _Ask:
-    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
-        found = _ordered(_kept(holding, wanted, query))
+def _holding_asked(holding: Holding, query: Query) -> _Ask:
+    def ask(wanted: Conditions, one: bool) -> Sequence[StacItem]:
+        found = ordered(_kept(holding, wanted, query))
         return [lean(doc, query.bands) for doc in (found[:1] if one else found)]
 
     return ask
 
 
-def _api_opened(api: Api, collections: frozenset[str], query: Query) -> _Ask:
-    def ask(wanted: _Conditions, one: bool) -> Sequence[StacItem]:
+def _api_asked(api: Api, collections: frozenset[str], query: Query) -> _Ask:
+    def ask(wanted: Conditions, one: bool) -> Sequence[StacItem]:
         if collections and not wanted.collections:
             wanted = replace(wanted, collections=collections)
         found = _answered(api, wanted, query, one=one)
-        return [lean(doc, query.bands) for doc in _ordered(found)]
+        return [lean(doc, query.bands) for doc in ordered(found)]
 
     return ask
 
 
-def _api_of(doc: dict[str, Any], place: str, fetch: Fetch) -> tuple[Api | None, frozenset[str]]:
+def _kept(holding: Holding, wanted: Conditions, query: Query) -> list[StacItem]:
+    for collection in sorted(wanted.collections - holding.collections):
+        check_known(collection, sorted(holding.collections), query)
+    if not holding.items:
+        raise nothing(query, "collections", "the catalog has no items")
+    return sieve(holding.items, wanted, query, aside=holding.aside)
+
+
+def _api_of(doc: dict[str, Any], place: str, fetch: Fetch, aside: Aside | None) -> tuple[Api | None, frozenset[str]]:
     """The API a document belongs to, None where it is at rest; the collection it narrows a search to."""
     if not is_remote(place):
         return None, frozenset()
     from catalogs.api import Api  # not above: pystac-client takes 90 ms to import, and files need none of it
 
-    api = Api.announced(doc, place, fetch)
+    api = Api.announced(doc, place, fetch, aside)
     if api is not None:
         return api, frozenset()
     links = {link["rel"]: link["href"] for link in links_of(doc)}
     if doc.get("type") == "Collection" and "items" in links and "root" in links:
         root = check_link(links["root"], base=place, catalog=place)
         if root.rstrip("/") != place.rstrip("/"):
-            return Api.announced(fetch.json(root), root, fetch), frozenset((str(doc.get("id")),))
+            return Api.announced(fetch.json(root), root, fetch, aside), frozenset((str(doc.get("id")),))
     return None, frozenset()
 
 
-def _answered(api: Api, wanted: _Conditions, query: Query, *, one: bool) -> list[StacItem]:
+def _answered(api: Api, wanted: Conditions, query: Query, *, one: bool) -> list[StacItem]:
     for collection in sorted(wanted.collections):
         if not api.knows(collection):
-            _check_known(collection, _names(api), query)
+            check_known(collection, _names(api), query)
     request = _request(wanted)
-    language = api.filter_language if wanted.filter else None
-    if wanted.filter and language:
-        text_or_json = wanted.filter.text if language == "cql2-text" else wanted.filter.expression.to_json()
+    language = api.filter_language if wanted.sent else None
+    if wanted.sent and language:
+        text_or_json = wanted.sent.text if language == "cql2-text" else wanted.sent.expression.to_json()
         request |= {"filter": text_or_json, "filter_lang": language}
 
     def passed(docs: list[StacItem]) -> list[StacItem]:
         if wanted.filter and language:
             # The server has filtered, by names it may know better: what is plainly false it has let slip.
             docs = [doc for doc in docs if not wanted.filter.denies(doc)]
-        return _sieve(docs, wanted, query, filtered=language is not None)
+        return sieve(docs, wanted, query, filtered=language is not None, aside=api.aside)
 
     if one and (first := api.first(request)):
         with suppress(SpecError):  # a server may hand over what nobody asked for: then all are looked at
-            return passed([absolute(first, api.search_url, from_self=True)])
-    docs: list[StacItem] = []
-    for doc in api.items(request):
-        docs.append(lean(absolute(doc, api.search_url, from_self=True), query.bands))
-        if len(docs) > _MOST_ITEMS:
-            raise CatalogError(f"more than {_MOST_ITEMS} items answer", fix="narrow the area or the dates")
+            return passed(_taken([first], api, query))
+    docs = _taken(api.items(request), api, query)
     if not docs:
-        raise _nothing(query, *_why_nothing(api, wanted))
+        raise nothing(query, *_why_nothing(api, wanted))
     return passed(docs)
 
 
-def _request(wanted: _Conditions) -> dict[str, Any]:
+def _taken(docs: Iterable[StacItem], api: Api, query: Query) -> list[StacItem]:
+    """Items of an API, hrefs absolute, with the assets that are asked for."""
+    held = Holding(aside=api.aside)
+    for doc in docs:
+        held.take(doc, api.search_url, from_self=True)
+        if held.items:
+            held.items[-1] = lean(held.items[-1], query.bands)
+        if len(held.items) > _MOST_ITEMS:
+            raise CatalogError(f"more than {_MOST_ITEMS} items answer", fix="narrow the area or the dates")
+    return held.items
+
+
+def _request(wanted: Conditions) -> dict[str, Any]:
     """As ``ItemSearch`` of pystac-client takes it."""
     request: dict[str, Any] = {}
     if wanted.collections:
@@ -223,6 +236,8 @@ def _request(wanted: _Conditions) -> dict[str, Any]:
         request["intersects"] = wanted.area
     if wanted.interval != Interval():
         request["datetime"] = wanted.interval.text
+    if wanted.ids:
+        request["ids"] = list(wanted.ids)
     return request
 
 
@@ -233,7 +248,7 @@ def _names(api: Api) -> list[str]:
         return []
 
 
-def _why_nothing(api: Api, wanted: _Conditions) -> tuple[str, str]:
+def _why_nothing(api: Api, wanted: Conditions) -> tuple[str, str]:
     """What left nothing, and what to do: asked of the API with one condition less at a time."""
     request = _request(wanted)
     if wanted.filter and api.first(request):
@@ -248,55 +263,14 @@ def _why_nothing(api: Api, wanted: _Conditions) -> tuple[str, str]:
     return "collections", "the collections have no items"
 
 
-def _kept(holding: Holding, wanted: _Conditions, query: Query) -> list[StacItem]:
-    for collection in sorted(wanted.collections - holding.collections):
-        _check_known(collection, sorted(holding.collections), query)
-    if not holding.items:
-        raise _nothing(query, "collections", "the catalog has no items")
-    return _sieve(holding.items, wanted, query)
-
-
-def _sieve(docs: list[StacItem], wanted: _Conditions, query: Query, *, filtered: bool = False) -> list[StacItem]:
-    """What passes every condition, tried one after the other so that an empty answer can say why."""
-
-    def of_collections(docs: list[StacItem]) -> Iterable[bool]:
-        return (str(doc.get("collection")) in wanted.collections for doc in docs)
-
-    def in_area(docs: list[StacItem]) -> Iterable[bool]:
-        return intersects(wanted.area, footprints_of(docs)).tolist()  # type: ignore[no-any-return]
-
-    def in_dates(docs: list[StacItem]) -> Iterable[bool]:
-        for dates in map(dates_of, docs):
-            yield wanted.interval == Interval() if dates is None else wanted.interval.meets(*dates)
-
-    tests: tuple[tuple[str, Callable[[list[StacItem]], Iterable[bool]], str], ...] = (
-        ("collections", of_collections, "the collections have no items"),
-        ("area", in_area, "none lies in the area"),
-        ("datetime", in_dates, "none of those in the area lies in the dates"),
-    )
-    for name, test, why in tests if wanted.collections else tests[1:]:
-        before, docs = docs, list(compress(docs, test(docs)))
-        if not docs:
-            raise _nothing(query, name, f"of {len(before)} items {why}")
-    if wanted.filter and not filtered:
-        before, docs = docs, wanted.filter.keep(docs)
-        if not docs:
-            raise _nothing(query, "filter", f"filter is true of none of {len(before)} items in the area and dates")
-    return docs
-
-
-def _ordered(docs: Iterable[StacItem]) -> list[StacItem]:
-    once: dict[tuple[str, str], StacItem] = {}
+def _holding(docs: list[StacItem], place: str, aside: Aside | None) -> Holding:
+    holding = Holding(aside=aside)
     for doc in docs:
-        once.setdefault((str(doc.get("collection")), str(doc["id"])), doc)
-    return sorted(once.values(), key=lambda doc: (date_of(doc), doc["id"], str(doc.get("collection"))))
-
-
-def _holding(docs: list[StacItem], place: str) -> Holding:
-    items = [absolute(doc, place, from_self=True) for doc in docs if doc.get("type") == "Feature"]
-    if len(items) != len(docs) or not all(isinstance(doc.get("id"), str) for doc in items):
-        raise CatalogError("not every line is a STAC item", catalog=unsigned(place))
-    return Holding(items=items, collections={str(doc["collection"]) for doc in items if doc.get("collection")})
+        if doc.get("type") == "Feature":
+            holding.take(doc, place, from_self=True)
+        else:
+            refuse({}, CatalogError("not every line is a STAC item", catalog=unsigned(place)), aside)
+    return holding
 
 
 def _document_in(catalog: str) -> str:
@@ -316,27 +290,8 @@ def _document_in(catalog: str) -> str:
     return str(path)
 
 
-def _check_known(collection: str, known: list[str], query: Query) -> None:
-    if known and collection not in known:
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-        raise SpecError(
-            f"the catalog has no collection {collection!r}; it has {', '.join(known[:20])}{more}",
-            fix=did_you_mean(collection, known) or "set imagery.collections to some of these",
-            catalog=unsigned(query.catalog),
-        )
-
-
 def _day(doc: StacItem) -> str:
-    return date_of(doc).date().isoformat()
-
-
-def _nothing(query: Query, condition: str, why: str) -> EmptySearchError:
-    return EmptySearchError(
-        f"no imagery: {why}",
-        fix=f"widen imagery.{condition}" if condition != "area" else "move or widen area",
-        condition=condition,
-        catalog=unsigned(query.catalog),
-        collections=", ".join(query.collections),
-        datetime=query.datetime,
-        filter=query.filter,
-    )
+    try:
+        return date_of(doc).date().isoformat()
+    except CatalogError:
+        return "no date"

@@ -70,9 +70,19 @@ def time_steps(items: Sequence[Item], time_step: Step) -> list[TimeStep]:
     steps: dict[datetime, list[Item]] = {}
     in_order = sorted(items, key=_by_date)
     for item in in_order:
-        start = in_order[0].datetime if time_step == "all" else _START[time_step](item.datetime.astimezone(UTC))
+        start = in_order[0].datetime if time_step == "all" else step_start(item.datetime, time_step)
         steps.setdefault(start, []).append(item)
     return [TimeStep(start=start, items=tuple(steps[start])) for start in sorted(steps)]
+
+
+def step_start(moment: datetime, time_step: Step) -> datetime:
+    """Where the step of a moment begins, as ``time_steps`` has it; for ``all`` no moment tells.
+
+    Args:
+        moment: aware.
+        time_step: anything but ``all``.
+    """
+    return _START[time_step](moment.astimezone(UTC))
 
 
 def items_order(items: Sequence[Item], composite: Composite) -> tuple[Item, ...]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from shapely.errors import ShapelyError
 
+from catalogs.aside import Aside, refuse
 from catalogs.bands import assets_wanted
 from catalogs.columns import DOCUMENT, ROWS_AT_ONCE, table_documents
 from catalogs.fetch import links_of
@@ -32,6 +33,9 @@ Hrefs: TypeAlias = Callable[[list[str | None]], list[str | None]]
 PARQUET = b"PAR1"
 ROW = "resmap:row"
 """Of the head of an item: its row in the table."""
+
+LINKS = ("self", "predecessor-version")
+"""Relations of the links of an item that are kept where few are."""
 
 _DATES = ("datetime", "start_datetime", "end_datetime")
 _HEAD = ("id", "collection", "geometry", "bbox", *_DATES)
@@ -117,11 +121,12 @@ class Table:
             names = pc.unique(self._file.read(columns=["collection"])["collection"]).to_pylist()
         return frozenset(str(name) for name in names if name)
 
-    def heads(self, *, properties: bool) -> Iterator[StacItem]:
+    def heads(self, *, properties: bool, aside: Aside | None = None) -> Iterator[StacItem]:
         """What decides whether an item is wanted: all that it is but its assets and links, and its row.
 
         Args:
             properties: all of them; else its dates alone.
+            aside: takes the rows that name no item; None: such a row is an error.
         """
         few = [name for name in self._names if name in _HEAD]
         names = [name for name in self._names if name not in ("assets", "links")] if properties else few
@@ -129,11 +134,12 @@ class Table:
         with self._read():
             for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=names):
                 for head in table_documents(pa.Table.from_batches([batch]).select(names)):
-                    if not isinstance(head.get("id"), str):
-                        raise CatalogError("a STAC item has no id", catalog=unsigned(self.place))
                     head[ROW] = row
                     row += 1
-                    yield head
+                    if isinstance(head.get("id"), str):
+                        yield head
+                    else:
+                        refuse(head, CatalogError("a STAC item has no id", catalog=unsigned(self.place)), aside)
 
     def items(self, rows: Sequence[int] | None = None, *, bands: Sequence[str] = ()) -> Rows:
         """The items of these rows, in this order, hrefs absolute.
@@ -249,12 +255,13 @@ def with_column(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.Record
 
 
 def _own(links: pa.Array) -> pa.Array:
-    """Of each row the links to itself."""
+    """Of each row the links to itself, and to what it replaces."""
     kind = links.type
     if not pa.types.is_list(kind) or not has_field(kind.value_type, "rel"):
         return links
     flat = links.flatten()
-    own = pc.fill_null(pc.equal(pc.struct_field(flat, "rel"), "self"), False)
+    rel = pc.struct_field(flat, "rel")
+    own = pc.is_in(rel, pa.array(LINKS, rel.type))
     before = np.concatenate([[0], np.cumsum(own.to_numpy(zero_copy_only=False))])
     ends = np.cumsum(pc.fill_null(pc.list_value_length(links), 0).to_numpy(zero_copy_only=False))
     offsets = pa.array(before[np.concatenate([[0], ends])], pa.int32())

@@ -225,9 +225,9 @@ def test_a_search_that_widens_reads_the_table_once(tmp_path: Path, monkeypatch: 
     opened, seen = [], []
     whole = Table.heads
 
-    def heads(self: Table, *, properties: bool) -> Any:
+    def heads(self: Table, **words: Any) -> Any:
         opened.append(self.place)
-        return whole(self, properties=properties)
+        return whole(self, **words)
 
     monkeypatch.setattr(Table, "heads", heads)
 
