@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from shapely.geometry.base import BaseGeometry
 from catalogs.fetch import Fetch, parse_json
 from catalogs.hrefs import is_remote, scheme_of
 from jobs.spec import Area
-from mapper.errors import MapperError, MissingError, SpecError
+from mapper.errors import MapperError, MissingError, SpecError, told
 from mapper.questions.placed import LONGEST_EDGE_DEG
 
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
 MOST_CORNERS = 1_000_000
 """The borders of Canada with all their islands have 600,000 in the finest of the free data sets."""
+
+MOST_PLACES = 10_000
+"""Features that are places by themselves."""
 
 MENDED_HERE = 20_000
 """Corners up to which any outline, however tangled, is mended within seconds."""
@@ -62,6 +66,62 @@ def geometry_of(area: Area, *, folder: Path) -> BaseGeometry:
             return _checked(_from_wkt(area.wkt))
         assert area.geojson is not None  # Area has exactly one of the three
         return _checked(_from_geojson(_load(area.geojson, folder), area.geojson))
+
+
+def places_of(area: Area, *, folder: Path, name: str) -> tuple[tuple[str, BaseGeometry], ...]:
+    """The places of an area with their names: each feature of a GeoJSON document by itself, else the area as one.
+
+    A feature is named as its property ``name`` says, else by its id, else by its number from 1; names that occur twice
+    are told apart by a number.
+
+    Args:
+        area: as in the job file.
+        folder: where relative file names begin.
+        name: of the one place that a box or text is.
+
+    Raises:
+        SpecError, CatalogError, CredentialsError: as ``geometry_of``, of any of them.
+    """
+    if area.geojson is None:
+        return ((name, geometry_of(area, folder=folder)),)
+    document = _load(area.geojson, folder)
+    if document.get("type") != "FeatureCollection":
+        with np.errstate(all="ignore"):
+            return ((_named(document, name), _checked(_from_geojson(document, area.geojson))),)
+    features = document.get("features")
+    if not isinstance(features, list) or not features:
+        raise SpecError("area.geojson holds no features", fix="give some, or leave it out", file=area.geojson)
+    if len(features) > MOST_PLACES:
+        raise SpecError(
+            f"area.geojson has {len(features):,} features; at most {MOST_PLACES:,} are places",
+            fix="merge some",
+            file=area.geojson,
+        )
+    names = [_named(feature, str(number)) for number, feature in enumerate(features, 1)]
+    often, seen = Counter(names), Counter[str]()
+    found = []
+    for known, feature in zip(names, features, strict=True):
+        seen[known] += 1
+        told_apart = f"{known} ({seen[known]})" if often[known] > 1 else known
+        with np.errstate(all="ignore"):
+            geometry = _from_geojson(feature if isinstance(feature, dict) else {}, area.geojson)
+            try:
+                found.append((told_apart, _checked(geometry)))
+            except SpecError as error:
+                raise SpecError(error.what, fix=error.fix, file=area.geojson, feature=told_apart) from error
+    return tuple(found)
+
+
+def _named(feature: object, otherwise: str) -> str:
+    """What a feature calls itself, in one line of what can be printed."""
+    if not isinstance(feature, dict):
+        return otherwise
+    properties = feature.get("properties")
+    known = properties if isinstance(properties, dict) else {}
+    for value in (known.get("name"), known.get("Name"), known.get("NAME"), feature.get("id")):
+        if isinstance(value, str | int) and (text := told(" ".join(str(value).split()), 100)):
+            return text
+    return otherwise
 
 
 def _from_wkt(text: str) -> BaseGeometry:

@@ -168,6 +168,8 @@ def check_budget(prepared: Prepared, *, elsewhere: bool, tell: Callable[[str], N
     budget_usd = spec.compute.budget_usd
     if budget_usd is None or (prepared.saved and prepared.folder.facts().get("spent_usd")):
         return
+    if prepared.plan.tiles.holes.all():  # no model is asked anything
+        return
     timed, device = seconds_per_window(spec)
     if elsewhere and device == "cpu":
         tell(f"the budget of {dollars(budget_usd)} is watched as the run goes: the model cannot be timed on a GPU here")

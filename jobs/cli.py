@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from jobs import export_cli, models_cli, preview_cli, query_cli, report_cli, run_cli, serve_cli, submit_cli
+from jobs import export_cli, models_cli, monitor_cli, preview_cli, query_cli, report_cli, run_cli, serve_cli, submit_cli
 from jobs.run_cli import JobFile, print_ending, print_problems, print_workers
 from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 
 app.add_typer(models_cli.app, name="models")
+app.add_typer(monitor_cli.app, name="monitor")
 app.add_typer(query_cli.app, name="query")
 app.add_typer(export_cli.app, name="export")
 

@@ -111,5 +111,7 @@ def _postgres(url: sa.URL) -> sa.Engine:
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=2,
-        connect_args={"connect_timeout": CONNECT_S},
-    )
+        # A network that has gone silent is an error after a minute, and not a thread that waits for ever.
+        connect_args={"connect_timeout": CONNECT_S, "keepalives_idle": 20, "keepalives_interval": 10,
+                      "keepalives_count": 4, "tcp_user_timeout": 60_000},
+    )  # fmt: skip

@@ -104,7 +104,7 @@ def estimate(
     footprints = np.array([item.footprint for item in plan.items], np.object_)
     inside = np.flatnonzero(shapely.intersects(area, footprints))
     covered = coverage(area, _without_repeats([plan.items[n] for n in inside]))
-    dates = [plan.items[n].datetime for n in inside]
+    dates = [item.datetime for item in ([plan.items[n] for n in inside] or plan.items)]
     shard_px = np.array([grid.shard_px for grid in plan.grids], np.int64)
     known = Estimate(
         area_km2=area_km2(area),
@@ -113,7 +113,7 @@ def estimate(
         first_date=min(dates),
         last_date=max(dates),
         cloud_share=_cloud_share(plan.items, reads.pixels_of_item),
-        items=len(dates),
+        items=len(inside),
         tiles=len(plan.tiles),
         holes=int(plan.tiles.holes.sum()),
         windows=looks.own,

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from jobs.dashboard import monitor_views
 from jobs.dashboard.control import Submitted
 from jobs.dashboard.views import run_key
 from jobs.elsewhere import end_elsewhere
+from jobs.monitors.store import Monitors
 from jobs.registry import Registry, RunRow
 from jobs.run_log import read_log
 from jobs.settings import data_folder
@@ -53,6 +55,7 @@ class Executor:
         """
         self._registry = registry or Registry()
         self._queue = Queue(self._registry)
+        self._monitors = Monitors(self._registry)
         self._folder = folder or data_folder() / "jobs"
         self.host = host or socket.gethostname()
         self._turns = Turns(self._queue, host=self.host, children=children, program=program)
@@ -145,6 +148,24 @@ class Executor:
             )
         self._check_ours(known)
         return read_log(Path(known.log), after=max(0, after))
+
+    def pause_monitor(self, name: str, *, by: str = "") -> monitor_views.Asked:
+        """As ``Control.pause_monitor``."""
+        return self._steer("pause", self._monitors.pause(name).name, state="paused", by=by)
+
+    def resume_monitor(self, name: str, *, by: str = "") -> monitor_views.Asked:
+        """As ``Control.resume_monitor``."""
+        return self._steer("resume", self._monitors.resume(name).name, state="active", by=by)
+
+    def run_monitor(self, name: str, *, by: str = "") -> monitor_views.Asked:
+        """As ``Control.run_monitor``."""
+        if self._monitors.get(name).state == "paused":
+            raise QuestionError("this monitor is paused", fix="resume it first", monitor=name)
+        return self._steer("look now", self._monitors.ask(name).name, state="asked", by=by)
+
+    def _steer(self, act: str, name: str, *, state: str, by: str) -> monitor_views.Asked:
+        self._registry.note(act=act, key=f"monitor {name}", outcome=state, by=by)
+        return monitor_views.Asked(name=name, state=state)
 
     def key_of(self, named: str) -> str:
         """The key of a run, from its key or from its name.

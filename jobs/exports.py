@@ -232,7 +232,7 @@ def slices(
         QuestionError: no such prompt, time or zone; several, and one file; or a file of another format.
     """
     one = is_file(out, kind)
-    times = mosaic.times if time is None and not one else (mosaic.times[chosen_time(mosaic, time)],)
+    times = tuple(sorted(mosaic.times)) if time is None and not one else (mosaic.times[chosen_time(mosaic, time)],)
     prompts: list[str | None] = [None]
     if by_prompt:
         every = [named.name for named in mosaic.prompts]

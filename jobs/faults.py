@@ -89,7 +89,7 @@ class Report:
         shards, them = ("1 shard was", "it") if self.unrecorded == 1 else (f"{self.unrecorded:,} shards were", "them")
         return (
             f"{shards} written and not yet recorded when a run was stopped: no damage; "
-            f"`resmap run` goes on, and writes {them} again"
+            f"`resmap run` goes on, or the monitor's next tick does, and writes {them} again"
         )
 
 

@@ -52,6 +52,14 @@ def lay_grids(spec: JobSpec, items: Sequence[Item], area: BaseGeometry) -> list[
     return [(Grid.over(lattice, shape.bounds, shard_px=shard_px, chunk_px=chunk_px), shape)]
 
 
+def same_grids(spec: JobSpec, grids: Sequence[Grid], area: BaseGeometry) -> list[tuple[Grid, BaseGeometry]]:
+    """The grids of a mosaic that there is, each with the part of the area it maps, in its CRS: as they were laid, and
+    wherever items that came later may lie."""
+    zones = utm_zones(area) if spec.grid.crs == "utm" else []
+    parts = {zone.name: zone.strip for zone in zones}
+    return [(grid, projected(parts.get(grid.name, area), grid.lattice.crs)) for grid in grids]
+
+
 def _named_lattice(spec: JobSpec) -> Lattice:
     assert spec.grid.resolution_m is not None  # GridSpec asks for it
     try:

@@ -3,7 +3,8 @@
     <mosaic>/.resmap/runs/<run>/
       job.yaml       the job as it was given
       area.wkb       its area, resolved
-      items.parquet  the frozen search (stac-geoparquet); row n is item n in the source layer
+      items.parquet  the frozen search (stac-geoparquet); row n is n in the source layer, and n + ``sources_from`` of
+                     run.json where a monitor's run renews what others have mapped (``jobs/renewal.py``)
       tiles.parquet  the plan; row n is tile n of the ledger
       ledger/        part-e000001-000001-<write id>.parquet …   a row an outcome; a tile's last row is its state
       levels/        part-e000001-000001-<write id>.parquet …   a row a shard of a coarser level, as it was built

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import shapely
@@ -16,12 +16,16 @@ from catalogs.select import utm_zones
 from catalogs.snapshot import thaw
 from jobs.areas import projected
 from jobs.ledger import RunFolder, run_names
+from jobs.speaking import Axes, columns_of, renews_of, standing_tiles
 from jobs.stac.places import time_range
 from jobs.stac.provenance import job_of, told
 from mapper.grid import Grid, PixelBox
 from mapper.mosaic import Mosaic
 from mapper.names import plain, slug
 from mapper.runs import levels_behind
+
+Dates: TypeAlias = tuple[datetime, datetime]
+"""The first and last instant of a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ class Part:
     """Position on the mosaic's time axis."""
 
     shards: frozenset[tuple[int, int]] | None
-    """Row and column of what was planned; None where no run tells."""
+    """Row and column of what was planned and has imagery still; None where no run tells."""
 
     first: datetime
     last: datetime
@@ -98,10 +102,10 @@ def areas(mosaic: Mosaic) -> dict[str, BaseGeometry]:
 
     Empty where no run lies beside the mosaic: then nobody knows.
     """
-    asked = [shapely.from_wkb(RunFolder(mosaic.url, run).area()) for run in run_names(mosaic.url)]
+    asked = {RunFolder(mosaic.url, run).area() for run in run_names(mosaic.url)}
     if not asked:
         return {}
-    whole = shapely.union_all(asked)
+    whole = shapely.union_all([shapely.from_wkb(area) for area in sorted(asked)])
     strips = {zone.name: zone.strip for zone in utm_zones(whole)} if any(grid.name for grid in mosaic.grids) else {}
     return {grid.name: strips.get(grid.name, whole) for grid in mosaic.grids}
 
@@ -119,7 +123,7 @@ def pixels_of(grid: Grid, area: BaseGeometry) -> PixelBox:
 
 
 def _parts(mosaic: Mosaic, runs: tuple[RunFolder, ...], time_step: str) -> tuple[Part, ...]:
-    """Time steps and zones in which something was planned; all of them where no run tells."""
+    """Time steps and zones in which something was planned, oldest first; all of them where no run tells."""
     times = [time.astimezone(UTC) for time in mosaic.times]
     if not runs:
         return tuple(
@@ -128,30 +132,37 @@ def _parts(mosaic: Mosaic, runs: tuple[RunFolder, ...], time_step: str) -> tuple
             for grid in mosaic.grids
         )
     shards: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)
-    looked: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for run in runs:
+    seen: dict[tuple[int, int], list[Dates]] = defaultdict(list)
+    held, axes = [(run, run.facts()) for run in runs], Axes(mosaic)
+    stands = standing_tiles([columns_of(run, facts, axes) for run, facts in held])
+    dates: list[Dates | None] = []
+    for number, (run, facts) in sorted(enumerate(held), key=lambda one: renews_of(one[1][1])):
+        looked: dict[tuple[int, int], set[int]] = defaultdict(set)
         tiles = run.tiles()
-        steps = [datetime.fromisoformat(step).astimezone(UTC) for step in run.facts()["steps"]]
-        # -1: planned, and the mosaic has no room for it yet.
-        time_of = np.array([times.index(step) if step in times else -1 for step in steps], np.int64)
-        place = np.where(time_of[tiles.step] < 0, -1, time_of[tiles.step] * len(mosaic.grids) + tiles.grid)
+        zone, step = axes.places(run.places(), facts)
+        # -1: planned, and the mosaic has no room for it yet, or renewed since by another run.
+        place = np.where((step < 0) | (zone < 0) | ~stands[number], -1, step * len(mosaic.grids) + zone)
+        if renews_of(facts):  # what has lost its imagery is looked at no more
+            place[tiles.holes] = -1
         order = np.argsort(place, kind="stable")
         begins = np.flatnonzero(np.diff(place[order], prepend=-1))
         for rows in np.split(order, begins)[1:]:
             where = divmod(int(place[rows[0]]), len(mosaic.grids))
             shards[where].update(zip(tiles.row[rows].tolist(), tiles.column[rows].tolist(), strict=True))
         shown = np.stack([np.repeat(place, np.diff(tiles.first_item)), tiles.item])
-        for number, item in np.unique(shown[:, shown[0] >= 0], axis=1).T.tolist():
-            looked[divmod(number, len(mosaic.grids))].add(item)
-    dates = [dates_of(document) for document in thaw(runs[-1].items())]
+        for at, item in np.unique(shown[:, shown[0] >= 0], axis=1).T.tolist():
+            looked[divmod(at, len(mosaic.grids))].add(item)
+        if looked and (renews_of(facts) or not dates):  # ordinary runs share a table
+            dates = [dates_of(document) for document in thaw(run.items())]
+        for where, items in looked.items():
+            seen[where] += [known for item in items if (known := dates[item]) is not None]
     parts = []
-    for time, grid in sorted(shards):
-        seen = [known for item in looked[time, grid] if (known := dates[item]) is not None]
-        first, last = time_range(times[time], time_step, seen)
+    for time, grid in sorted(shards, key=lambda where: (times[where[0]], where[1])):
+        first, until = time_range(times[time], time_step, seen[time, grid])
         parts.append(
             Part(
                 grid=mosaic.grids[grid], time=time, shards=frozenset(shards[time, grid]),
-                first=first.astimezone(UTC), last=last.astimezone(UTC),
+                first=first.astimezone(UTC), last=until.astimezone(UTC),
             )
         )  # fmt: skip
     return tuple(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -13,10 +13,10 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.items import many_values
-from catalogs.select import TimeStep, items_order, time_steps
+from catalogs.select import items_order, time_steps
 from jobs.grids import Spots, lay_grids, mean_pixel_km2, placed
 from jobs.spec import JobSpec
-from jobs.tile_table import Ints, Stretch, TileTable
+from jobs.tile_table import Flags, Ints, Stretch, TileTable
 from jobs.tiling import AreaTiles, Boxes, area_tiles, shown_tiles, tiles_seen
 from mapper.errors import EmptySearchError
 from mapper.grid import Grid, Windows
@@ -57,6 +57,8 @@ class Plan:
 
     steps: tuple[datetime, ...]
     tiles: TileTable
+    sources_from: int = 0
+    """What the source layer holds for item 0: in a renewing run, more than any run before it has used."""
 
     def tasks(self, wanted: Mapping[int, tuple[int, ...]], *, written_sources: Container[int]) -> Iterator[TileTask]:
         """The tasks of the tiles that lack something, in order.
@@ -65,7 +67,7 @@ class Plan:
             wanted: row in ``tiles`` → positions of the prompts to write.
             written_sources: rows whose source layer an earlier run has written.
         """
-        sent = lru_cache(ITEMS_AT_HAND)(lambda item, grid: Sent.of(self.items[item], self.grids[grid]))
+        sent = lru_cache(ITEMS_AT_HAND)(self._sent)
         for row, prompts in wanted.items():
             planned = self.tiles[row]
             grid = self.grids[planned.grid]
@@ -79,6 +81,10 @@ class Plan:
                 clipped=planned.clipped,
                 write_source=row not in written_sources,
             )
+
+    def _sent(self, item: int, grid: int) -> Sent:
+        one = self.items[item]
+        return Sent.of(replace(one, index=one.index + self.sources_from), self.grids[grid])
 
     def pixel_km2(self, row: int) -> float:
         """Mean surface of a pixel of a tile, to 1e-4 of it."""
@@ -102,20 +108,20 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
         GridError: the grid cannot be laid.
         EmptySearchError: no item lies in the area.
     """
-    shapely.prepare(area)
-    meets = shapely.intersects(area, np.array([item.footprint for item in items], object))
-    inside = [item for item, is_inside in zip(items, meets.tolist(), strict=True) if is_inside]
+    inside = [items[n] for n in np.flatnonzero(lie_inside(area, items)).tolist()]
     if not inside:
         raise EmptySearchError(
             "no imagery lies in the area",
             fix="widen imagery.datetime, imagery.filter or area",
             found=f"{len(items)} items around it",
         )
-    windows = Windows(size_px=window_px, overlap_px=spec.windows.overlap_px)
     laid = lay_grids(spec, items, area)
     with many_values():
         steps = time_steps(inside, spec.imagery.time_step)
-        tiles = TileTable.joined(_stretches(spec, items, steps, laid, windows))
+        everything = spec.imagery.time_step == "all"
+        serving = {step.start: step.items for step in time_steps(items, spec.imagery.time_step)}
+        layout = Layout(spec, items, laid, window_px=window_px)
+        tiles = layout.tiles((n, items if everything else serving[step.start]) for n, step in enumerate(steps))
     return Plan(
         items=tuple(items),
         grids=tuple(grid for grid, _ in laid),
@@ -123,6 +129,12 @@ def lay_plan(spec: JobSpec, items: Sequence[Item], area: BaseGeometry, *, window
         steps=tuple(step.start for step in steps),
         tiles=tiles,
     )
+
+
+def lie_inside(area: BaseGeometry, items: Sequence[Item]) -> Flags:
+    """Whether the footprint of each item meets the area, as a step of time needs of one of its items."""
+    shapely.prepare(area)
+    return np.asarray(shapely.intersects(area, np.array([item.footprint for item in items], object)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -134,32 +146,57 @@ class _Ground:
     touched: Boxes
 
 
-def _stretches(
-    spec: JobSpec,
-    items: Sequence[Item],
-    steps: Sequence[TimeStep],
-    laid: Sequence[tuple[Grid, BaseGeometry]],
-    windows: Windows,
-) -> Iterator[Stretch]:
-    """The tiles of a plan, in order. A dated step answers where its imagery lies; ``all`` for the whole area."""
-    everything = spec.imagery.time_step == "all"
-    serving = {step.start: step.items for step in time_steps(items, spec.imagery.time_step)}
-    spots = Spots(items)
-    grounds = []
-    for grid, area in laid:
-        seen, touched = tiles_seen(grid, windows, spots.extents(grid, margin_px=windows.size_px))
-        grounds.append(_Ground(tiles=area_tiles(grid, area), seen=seen, touched=touched))
-    # (grid, spot): whether any window of the grid sees the spot.
-    visible = np.array([(ground.seen[:, :2] < ground.seen[:, 2:]).all(axis=1) for ground in grounds])
-    for position, step in enumerate(steps):
-        ordered = items_order(items if everything else serving[step.start], spec.imagery.composite)
-        numbers = np.array([item.index for item in ordered], np.int32)
-        at = spots.of[numbers]
-        shows = visible[:, at]
-        grids = range(len(laid)) if everything else np.flatnonzero(shows.any(axis=1)).tolist()
-        for number in grids:
-            here = shows[number]
-            yield from _stretches_of(grounds[number], number, position, numbers[here], at[here], holes=everything)
+class Layout:
+    """Where items can be seen on the grids of a job. Lays the tiles of one step of time after another."""
+
+    def __init__(
+        self, spec: JobSpec, items: Sequence[Item], laid: Sequence[tuple[Grid, BaseGeometry]], *, window_px: int
+    ) -> None:
+        """Look where the items lie.
+
+        Args:
+            spec: the job.
+            items: all that any step will show; ``index`` is the position here.
+            laid: the grids, each with the part of the area it maps, in its CRS.
+            window_px: side of the model's windows.
+        """
+        self._everything = spec.imagery.time_step == "all"
+        self._composite = spec.imagery.composite
+        windows = Windows(size_px=window_px, overlap_px=spec.windows.overlap_px)
+        spots = Spots(items)
+        self._spot_of = spots.of
+        self._grounds = []
+        for grid, area in laid:
+            seen, touched = tiles_seen(grid, windows, spots.extents(grid, margin_px=windows.size_px))
+            self._grounds.append(_Ground(tiles=area_tiles(grid, area), seen=seen, touched=touched))
+        # (grid, spot): whether any window of the grid sees the spot.
+        self._visible = np.array([(ground.seen[:, :2] < ground.seen[:, 2:]).all(axis=1) for ground in self._grounds])
+
+    def tiles(self, steps: Iterable[tuple[int, Sequence[Item]]]) -> TileTable:
+        """The tiles of some steps, in their order, then of the grids, then along a Hilbert curve.
+
+        Args:
+            steps: number of each, and the items in it. A dated one answers where its imagery lies; ``all`` for the
+                whole area.
+        """
+        return TileTable.joined(
+            stretch
+            for number, items in steps
+            for stretch in self._stretches(number, items_order(items, self._composite))
+        )
+
+    def area_tiles(self, grid: int) -> AreaTiles:
+        """The tiles of a grid that the area touches, by the grid's position."""
+        return self._grounds[grid].tiles
+
+    def _stretches(self, step: int, items: Sequence[Item]) -> Iterator[Stretch]:
+        numbers = np.array([item.index for item in items_order(items, self._composite)], np.int32)
+        at = self._spot_of[numbers]
+        shows = self._visible[:, at]
+        grids = range(len(shows)) if self._everything else np.flatnonzero(shows.any(axis=1)).tolist()
+        for grid in grids:
+            here = shows[grid]
+            yield from _stretches_of(self._grounds[grid], grid, step, numbers[here], at[here], holes=self._everything)
 
 
 def _stretches_of(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
+from typing import TypeAlias
 
 import shapely
 import yaml
@@ -21,22 +22,24 @@ from catalogs.search import Query, StacItem, search
 from catalogs.sensors import display_range
 from catalogs.snapshot import freeze, thawed
 from jobs.areas import METRES_PER_DEGREE, geometry_of, grown
-from jobs.grids import lay_grids, native_lattice
+from jobs.grids import lay_grids, native_lattice, same_grids
 from jobs.job import Job
 from jobs.ledger import RunFolder, reading_runs, run_names
 from jobs.plan import Plan, lay_plan
+from jobs.renewal import Renewal, kept_by, last_renewal
 from jobs.spec import JobSpec, answer_key, canonical, run_id
 from mapper import models
-from mapper.errors import AssetError, MosaicError, ReadError, SpecError
-from mapper.grid import Grid
+from mapper.errors import AssetError, ReadError, SpecError
 from mapper.imagery import Item
-from mapper.layout import MosaicSpec
 from mapper.map_tile import ModelChoice, Setup
 from mapper.mosaic import Mosaic
 from mapper.raster import header_of
-from mapper.storage import REPOSITORY, EngineName, Folder, state_folder
 
 LIBRARIES = ("torch", "numpy", "rasterio", "zarr", "ray", "xarray", "pyproj", "shapely")
+
+
+Find: TypeAlias = Callable[[JobSpec, BaseGeometry, int], Sequence[StacItem]]
+"""Gives the items of a job that windows of some size may look at around an area."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -54,6 +57,9 @@ class Prepared:
     saved: bool
     """Whether the plan lies beside the mosaic already."""
 
+    renewal: Renewal | None = None
+    """What makes it a monitor's; None for an ordinary run."""
+
     def __repr__(self) -> str:
         plan = self.plan
         return (
@@ -62,11 +68,16 @@ class Prepared:
         )
 
 
-def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepared:
+def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None, find: Find | None = None) -> Prepared:
     """Find the run of this job, or plan it. Nothing is written.
 
     A job that adds a sentence to a mosaic takes over the items frozen there: all sentences of a mosaic are asked
     of the same pictures.
+
+    Args:
+        job: what was asked.
+        tell: is told how it gets on.
+        find: gives the items, in place of a search to which one that is broken is an error.
     """
     spec = job.spec
     area = geometry_of(spec.area, folder=job.folder)
@@ -77,16 +88,18 @@ def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepar
     if folder.exists():
         tell(f"run {name} was planned before; going on with it")
         with reading_runs(folder.mosaic):
-            return _known(job, folder, window_px)
+            return planned_before(job, folder)
+    if (last := last_renewal(folder.mosaic, engine=spec.output.engine)) is not None:
+        raise kept_by(folder.mosaic, last)
     with reading_runs(folder.mosaic):
         earlier = _first_run_like(spec, wkb)
         frozen = earlier.items() if earlier is not None else b""
     if earlier is not None:
         tell(f"taking over the imagery of run {earlier.run}")
-        items = _items(spec, thawed(frozen, fields=FIELDS))
+        items = items_of(spec, thawed(frozen, fields=FIELDS))
     else:
-        documents = _find(spec, area, window_px, tell)
-        items = _items(spec, documents)
+        documents = _find(spec, area, window_px, tell) if find is None else find(spec, area, window_px)
+        items = items_of(spec, documents)
         frozen = freeze(documents)
         del documents
     if earlier is None:
@@ -95,22 +108,34 @@ def prepare(job: Job, *, tell: Callable[[str], None] = lambda _: None) -> Prepar
     return Prepared(job=job, run=name, area=area, plan=plan, folder=folder, frozen=frozen, saved=False)
 
 
-def _known(job: Job, folder: RunFolder, window_px: int) -> Prepared:
-    """The plan beside the mosaic, as it was laid."""
+def planned_before(job: Job, folder: RunFolder) -> Prepared:
+    """A run whose plan lies beside the mosaic, as it was laid.
+
+    Raises:
+        MosaicError: it renews a mosaic that is not there any more.
+        FileNotFoundError, ValueError, KeyError: a file of it is missing or damaged, see ``reading_runs``.
+    """
     spec = job.spec
     area = shapely.from_wkb(folder.area())
     frozen = folder.items()
-    items = _items(spec, thawed(frozen, fields=FIELDS))
-    grids = lay_grids(spec, items, area)
+    items = items_of(spec, thawed(frozen, fields=FIELDS))
     facts = folder.facts()
+    renewal = Renewal.of(facts)
+    if renewal is None:
+        grids = lay_grids(spec, items, area)
+    else:
+        grids = same_grids(spec, Mosaic.open(folder.mosaic, writable=False).grids, area)
     plan = Plan(
         items=tuple(items),
         grids=tuple(grid for grid, _ in grids),
         areas={grid.name: shape for grid, shape in grids},
         steps=tuple(datetime.fromisoformat(step) for step in facts["steps"]),
         tiles=folder.tiles(),
+        sources_from=0 if renewal is None else renewal.sources_from,
     )
-    return Prepared(job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True)
+    return Prepared(
+        job=job, run=folder.run, area=area, plan=plan, folder=folder, frozen=frozen, saved=True, renewal=renewal
+    )
 
 
 def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str], None]) -> Sequence[StacItem]:
@@ -125,23 +150,25 @@ def _find(spec: JobSpec, area: BaseGeometry, window_px: int, tell: Callable[[str
     )
     tell(f"searching {unsigned(spec.imagery.catalog)}")
 
-    def seen_from(resolution_m: float) -> BaseGeometry:
-        # A window that touches the area with one corner looks furthest with the opposite one.
-        return grown(area, math.sqrt(2) * window_px * resolution_m)
-
     if spec.grid.resolution_m is not None:
-        return search(replace(query, area=seen_from(spec.grid.resolution_m)))
-    return search(query, around=lambda document: seen_from(_metres(_items(spec, [document]))))
+        return search(replace(query, area=seen_from(area, window_px, spec.grid.resolution_m)))
+    return search(query, around=lambda document: seen_from(area, window_px, metres(items_of(spec, [document]))))
 
 
-def _metres(items: Sequence[Item]) -> float:
+def seen_from(area: BaseGeometry, window_px: int, resolution_m: float) -> BaseGeometry:
+    """Where items lie that a window of the area may look at; longitude and latitude."""
+    # A window that touches the area with one corner looks furthest with the opposite one.
+    return grown(area, math.sqrt(2) * window_px * resolution_m)
+
+
+def metres(items: Sequence[Item]) -> float:
     """Side of a native pixel in metres, rounded up where the CRS counts degrees."""
     lattice = native_lattice(items)
     side = max(lattice.res_x, lattice.res_y)
     return side * METRES_PER_DEGREE if CRS.from_user_input(lattice.crs).is_geographic else side
 
 
-def _items(spec: JobSpec, documents: Iterable[StacItem]) -> list[Item]:
+def items_of(spec: JobSpec, documents: Iterable[StacItem]) -> list[Item]:
     """The items in the mapper's words, their hrefs judged, and placed by their files where the catalog is silent."""
     judge = partial(check_href, catalog=spec.imagery.catalog)
     items = items_from_stac(documents, bands=spec.imagery.bands, judge=judge)
@@ -224,100 +251,11 @@ def save(prepared: Prepared) -> None:
             "answer_key": answer_key(spec, area_wkb=area),
             "grids": [grid.name for grid in prepared.plan.grids],
             "steps": [step.isoformat() for step in prepared.plan.steps],
+            **(prepared.renewal.facts() if prepared.renewal is not None else {}),
             "versions": {"resmap": version("resmap"), "python": platform.python_version()}
             | {library: version(library) for library in LIBRARIES},
         },
     )
-
-
-def open_output(prepared: Prepared) -> Mosaic:
-    """The mosaic of a prepared job: made, or opened and given room for new sentences.
-
-    Raises:
-        MosaicError: what is there is another job's.
-    """
-    spec, plan, url = prepared.job.spec, prepared.plan, prepared.job.spec.output.mosaic
-    made_by = {
-        "answer_key": answer_key(spec, area_wkb=shapely.to_wkb(prepared.area)),
-        "model": spec.model.name,
-    }
-    if not Mosaic.exists(url):
-        return Mosaic.create(
-            url,
-            MosaicSpec(
-                grids=plan.grids,
-                prompts=spec.prompt_values(),
-                times=plan.steps,
-                made_by=made_by,
-                pyramid=spec.output.pyramid,
-            ),
-            engine=spec.output.engine,
-        )
-    mosaic = Mosaic.open(url)
-    check_output(prepared, mosaic)
-    known = {prompt.name for prompt in mosaic.prompts}
-    new = [prompt for prompt in spec.prompt_values() if prompt.name not in known]
-    if new:
-        mosaic.add_prompts(new)
-    return mosaic
-
-
-def check_room(mosaic: str) -> None:
-    """Whether a new mosaic may be made here: in no folder that holds other people's files.
-
-    Raises:
-        MosaicError: it may not.
-    """
-    folder = Folder(mosaic)
-    try:
-        here = {name for pattern in ("*", ".resmap") for name in folder.names(pattern)}
-    except OSError as error:
-        raise MosaicError(
-            f"the mosaic cannot be made here: {error.strerror or error}",
-            fix="choose another output.mosaic",
-            mosaic=mosaic,
-        ) from error
-    if here and not here & {".resmap", "zarr.json", *REPOSITORY}:
-        raise MosaicError(
-            "the folder holds other files", fix="choose another output.mosaic, or an empty folder", mosaic=mosaic
-        )
-
-
-def unmake(mosaic: str, engine: EngineName, grids: Sequence[Grid]) -> None:
-    """Take away a mosaic that this process has made and in which nothing was mapped: what we put there, no more."""
-    trees = {level.path.partition("/")[0] for grid in grids for level in grid.pyramid()}
-    state_folder(mosaic, engine=engine).remove_tree(["runs", "lease.json", "epoch.json", ".lease.lock"])
-    Folder(mosaic).remove_tree(REPOSITORY if engine == "icechunk" else ["zarr.json", *sorted(trees)])
-
-
-def check_output(prepared: Prepared, mosaic: Mosaic) -> None:
-    """Whether this job may write to that mosaic.
-
-    Raises:
-        MosaicError: it is another job's, or holds another sentence under one of our names.
-    """
-    spec = prepared.job.spec
-    if mosaic.made_by.get("answer_key") != answer_key(spec, area_wkb=shapely.to_wkb(prepared.area)):
-        raise MosaicError(
-            "this mosaic was made by another job: its area, imagery, grid, model or windows differ",
-            fix="choose another output.mosaic; only prompts may be added to one",
-            mosaic=mosaic.url,
-        )
-    known = {prompt.name: prompt for prompt in mosaic.prompts}
-    if (mosaic.engine, mosaic.pyramid) != (spec.output.engine, spec.output.pyramid):
-        raise MosaicError(
-            f"this mosaic has engine {mosaic.engine} and pyramid {mosaic.pyramid}",
-            fix="say the same under output, or choose another output.mosaic",
-            mosaic=mosaic.url,
-        )
-    for prompt in spec.prompt_values():
-        if prompt.name in known and known[prompt.name] != prompt:
-            raise MosaicError(
-                f"prompt {prompt.name!r} stands in this mosaic for {known[prompt.name].expression!r} "
-                f"at {known[prompt.name].threshold:g}",
-                fix="give the new sentence another name",
-                mosaic=mosaic.url,
-            )
 
 
 def model_choice(spec: JobSpec) -> ModelChoice:

@@ -31,11 +31,12 @@ def preview(
     """Look at a mosaic on a map in the browser, until Ctrl-C. Everybody on this machine can; nobody else."""
     from jobs.careful import LOOPBACK
     from jobs.preview.app import app
+    from mapper.exports.chosen import chosen_time
     from mapper.mosaic import Mosaic
 
     address = _loopback(host)
     url = mosaic if "://" in mosaic else str(Path(mosaic).expanduser())
-    latest = len(Mosaic.open(url, writable=False).times) - 1
+    latest = chosen_time(Mosaic.open(url, writable=False), None)
     pages = app({MAP: url}, hosts=(*LOOPBACK, address))
     fix = "leave --port out, and it finds one that is free"
     with listening(address, port, what="the preview", fix=fix) as listener:

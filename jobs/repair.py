@@ -3,7 +3,8 @@
     files of the run     what follows from the job is put back; damaged parts of ledgers are taken away
     documents            written anew from the job (zarr)
     verify --full        which tiles, which coarser shards
-    the runs             each maps its own tiles again, and the job's run builds the levels above
+    the runs             each maps its own tiles again and builds the levels above, in the order in which they renewed
+                         one another, from the items it froze; then the job's run goes on to its end
     leftovers            what lies among the shards and belongs to no run is taken away
 
 A repair may be killed at any moment: nothing of it is remembered, and the next one looks again.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -25,15 +27,16 @@ from jobs.areas import geometry_of
 from jobs.faults import FROM_COPY, Fault
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import RunFolder
+from jobs.ledger import RunFolder, reading_runs
 from jobs.level_check import positions
-from jobs.prepare import Prepared, prepare
-from jobs.run_check import KnownRun, look_at_runs
+from jobs.prepare import Prepared, planned_before
+from jobs.run_check import KnownRun, is_of_a_tick, look_at_runs
+from jobs.speaking import renews_of
 from jobs.spec import answer_key, canonical, run_id
 from jobs.standing import Redo
 from jobs.summary import Summary
 from jobs.tree_check import strays
-from jobs.tree_metadata import mend_metadata, metadata_faults
+from jobs.tree_metadata import has_grown_to, mend_metadata, metadata_faults
 from jobs.verify import open_or_fault, verify
 from mapper.engines import open_engine
 from mapper.errors import VerifyError
@@ -63,7 +66,9 @@ class _Found:
     """What is to be done, run by run."""
 
     tiles: dict[str, set[int]]
-    levels: list[str]
+    levels: dict[str, list[str]]
+    """Shards of coarser levels, by the run that put them last."""
+
     stray: list[Fault]
     beyond: list[Fault]
     """What nobody can mend here."""
@@ -108,8 +113,10 @@ def _files(url: str, engine: EngineName, run: str) -> Folder:
 def _run_like(run: KnownRun, runs: Sequence[KnownRun], file: str) -> KnownRun | None:
     """A run that took its items from this one, or gave it them, and still has this file."""
     key = run.facts.get("answer_key")
+    if renews_of(run.facts) or is_of_a_tick(run.name):  # it mapped what was new then, and no other run has that
+        return None
     for other in runs:
-        whole = all(fault.key != file for fault in other.faults)
+        whole = all(fault.key != file for fault in other.faults) and not renews_of(other.facts)
         if whole and key is not None and other.facts.get("answer_key") == key:
             return other
     return None
@@ -154,7 +161,7 @@ def repair(prepared: Prepared, execute: Execute, tell: Tell) -> Summary:
         VerifyError: something is damaged that cannot be made again here; all else was put right.
         BusyError: another run writes to the mosaic.
     """
-    url, engine = prepared.job.spec.output.mosaic, prepared.job.spec.output.engine
+    url = prepared.job.spec.output.mosaic
     if not prepared.saved:
         return execute(prepared, None)
     _mend_documents(prepared, tell)
@@ -163,15 +170,17 @@ def repair(prepared: Prepared, execute: Execute, tell: Tell) -> Summary:
     if not report.bad:
         tell("nothing is wrong with it")
         return execute(prepared, None)
-    found = _sorted(report.bad)
-    unknown = {fault.run for fault in found.beyond}
-    for run in [name for name in found.tiles if name not in ("", prepared.run) and name not in unknown]:
-        other = prepare(_job_of(RunFolder(url, run, engine=engine)))
-        tell(f"mapping {len(found.tiles[run])} tiles of run {run} again")
-        execute(other, _redo(other, found.tiles[run], [], only=True))
-    own = found.tiles.get(prepared.run, set())
-    tell(f"mapping {len(own)} tiles of run {prepared.run} again, and building {len(found.levels)} coarser shards")
-    summary = execute(prepared, _redo(prepared, own, found.levels, only=False))
+    found, runs = _sorted(report.bad), look_at_runs(url)
+    others = [run for run in _in_turn(runs, found) if run.name != prepared.run]
+    for run in others:
+        _mend_other(run, found.tiles.get(run.name, set()), found.levels.get(run.name, []), execute, tell)
+    own, levels = found.tiles.get(prepared.run, set()), found.levels.get(prepared.run, [])
+    tell(f"mapping {len(own)} tiles of run {prepared.run} again, and building {len(levels)} coarser shards")
+    renewed = any(renews_of(run.facts) for run in runs)  # then what the job left undone is the monitor's
+    summary = execute(prepared, _redo(prepared, own, levels, only=renewed))
+    for run in others:
+        if run.folder.facts().get("levels_behind"):  # over what was damaged still when it was that run's turn
+            _mend_other(run, set(), found.levels.get(run.name, []), execute, tell)
     if found.stray:
         _take_away(prepared, tell)
     if found.beyond:
@@ -181,6 +190,23 @@ def repair(prepared: Prepared, execute: Execute, tell: Tell) -> Summary:
             mosaic=url,
         )
     return summary
+
+
+def _in_turn(runs: Sequence[KnownRun], found: _Found) -> list[KnownRun]:
+    """The runs that have something to do again, those first that others renewed: what these put stands in the end."""
+    unknown = {fault.run for fault in found.beyond}
+    damaged = found.tiles.keys() | found.levels.keys()
+    mine = [run for run in runs if run.name in damaged and run.name not in unknown]
+    return sorted(mine, key=lambda run: renews_of(run.facts))
+
+
+def _mend_other(run: KnownRun, tiles: set[int], levels: Sequence[str], execute: Execute, tell: Tell) -> None:
+    """Have another run of the mosaic do again what is damaged of it, from its own plan."""
+    with reading_runs(run.folder.mosaic):
+        other = planned_before(_job_of(run.folder), run.folder)
+    above = f", and building {len(levels)} coarser shards" if levels else ""
+    tell(f"mapping {len(tiles)} tiles of run {run.name} again{above}")
+    execute(other, _redo(other, tiles, levels, only=True))
 
 
 def _mend_documents(prepared: Prepared, tell: Tell) -> None:
@@ -204,7 +230,7 @@ def _mend_documents(prepared: Prepared, tell: Tell) -> None:
     made = MosaicSpec(
         grids=prepared.plan.grids,
         prompts=tuple(prompts),
-        times=prepared.plan.steps,
+        times=_times(prepared, runs),
         made_by={"answer_key": answer_key(spec, area_wkb=area), "model": spec.model.name},
         pyramid=spec.output.pyramid,
     )
@@ -213,13 +239,20 @@ def _mend_documents(prepared: Prepared, tell: Tell) -> None:
             tell(f"wrote {key} anew")
 
 
+def _times(prepared: Prepared, runs: Sequence[KnownRun]) -> tuple[datetime, ...]:
+    """The time axis as far as runs have made it grow: the longest they speak of, with which all of them begin."""
+    said = [run.facts.get("steps", []) for run in runs if has_grown_to(run.facts)]
+    longest = max([[step.isoformat() for step in prepared.plan.steps], *said], key=len)
+    return tuple(datetime.fromisoformat(step) for step in longest)
+
+
 def _sorted(bad: Sequence[Fault]) -> _Found:
-    found = _Found(tiles={}, levels=[], stray=[], beyond=[])
+    found = _Found(tiles={}, levels={}, stray=[], beyond=[])
     for fault in bad:
         if fault.row is not None:
             found.tiles.setdefault(fault.run, set()).add(fault.row)
         elif fault.kind == "level":
-            found.levels.append(fault.key)
+            found.levels.setdefault(fault.run, []).append(fault.key)
         elif fault.kind == "extra":
             found.stray.append(fault)
         elif not (fault.kind == "run" and not fault.key and "--repair" in fault.fix):  # else resuming mends it

@@ -15,17 +15,11 @@ from jobs.attach import failure_facts, follow
 from jobs.budget import dollars
 from jobs.job import Job
 from jobs.lease import Lease
-from jobs.ledger import FINISHED, RunFolder, reading_runs, run_names
-from jobs.prepare import (
-    Prepared,
-    check_output,
-    check_room,
-    open_output,
-    prepare,
-    save,
-    setup_for,
-    unmake,
-)
+from jobs.ledger import FINISHED, reading_runs
+from jobs.left_levels import build_left
+from jobs.output import check_output, check_room, check_turn, open_output, unmake
+from jobs.prepare import Prepared, planned_before, prepare, save, setup_for
+from jobs.renewal import runs_in_turn
 from jobs.repair import mend_run_files
 from jobs.repair import repair as repair_all
 from jobs.session import Session, begin, conclude, ended_before, register
@@ -185,10 +179,10 @@ def _execute(
         output = prepared.job.spec.output
         lease = Lease(output.mosaic, prepared.run, engine=output.engine)
         # Before the mosaic is looked at: its driver may be making it just now.
-        followed = follow(prepared, lease, watcher, stopped, refuse=lambda: _check_place(prepared))
+        followed = follow(prepared, lease, watcher, stopped, refuse=lambda: _check_place(prepared, redo))
         if followed is not None and followed.summary is not None and (done_before or stopped()):
             return followed.summary
-        _check_place(prepared)
+        _check_place(prepared, redo)
         fresh = not Mosaic.exists(output.mosaic)
         with contextlib.ExitStack() as held:
             try:
@@ -225,16 +219,20 @@ def _session(
     """What is left to do, and the books opened."""
     prepared = _planned(prepared)
     mosaic = open_output(prepared)
+    if prepared.renewal is not None:
+        build_left(prepared, mosaic, lease)
     with reading_runs(mosaic.url):
         todo = standing(prepared, mosaic, retry=retry, redo=redo)
     return begin(prepared, mosaic, todo, watcher, clock, lease)
 
 
-def _check_place(prepared: Prepared) -> None:
-    """Refuse a mosaic that is another job's, before anything is made."""
+def _check_place(prepared: Prepared, redo: Redo | None) -> None:
+    """Refuse a mosaic that is another job's, before anything is made. What is repaired is the run's own."""
     url = prepared.job.spec.output.mosaic
-    if Mosaic.exists(url):
+    if prepared.renewal is not None or Mosaic.exists(url):
         check_output(prepared, Mosaic.open(url, writable=False))
+        if redo is None:
+            check_turn(prepared)
     else:
         check_room(url)
 
@@ -242,8 +240,10 @@ def _check_place(prepared: Prepared) -> None:
 def _planned(prepared: Prepared) -> Prepared:
     """The job with its plan beside the mosaic: ours, or that of another driver who put one there since we looked."""
     if not prepared.saved and prepared.folder.exists():
-        prepared = prepare(prepared.job)
+        with reading_runs(prepared.folder.mosaic):
+            prepared = planned_before(prepared.job, prepared.folder)
     if not prepared.saved:
+        check_turn(prepared)
         save(prepared)
     return prepared
 
@@ -342,8 +342,7 @@ def _leave(prepared: Prepared, error: MapperError, *, fresh: bool) -> None:
 
 def _fingerprints(mosaic: str) -> set[str]:
     """Of the models that have written to a mosaic: one, or none yet."""
-    facts = [RunFolder(mosaic, name).facts() for name in run_names(mosaic)]
-    return {str(fact["fingerprint"]) for fact in facts if fact.get("fingerprint")}
+    return {str(run.facts["fingerprint"]) for run in runs_in_turn(mosaic) if run.facts.get("fingerprint")}
 
 
 def _agreed(facts: dict[str, Any], workers: Sequence[WorkerFacts], earlier: set[str]) -> dict[str, Any]:

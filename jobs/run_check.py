@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,19 @@ import yaml
 
 from jobs.faults import FROM_COPY, Fault
 from jobs.ledger import RunFolder
+from jobs.renewal import Renewal
+from jobs.speaking import renews_of
 from jobs.spec import JobSpec, answer_key, run_id, spec_from
 from mapper.errors import MapperError
 from mapper.storage import Folder, state_folder
 
 FILES = ("job.yaml", "area.wkb", "items.parquet", "tiles.parquet", "run.json")
 BOOKS = ("ledger", "levels")
+ANY_NUMBER = 1 << 30
+"""More renewing runs than a mosaic ever has."""
+
+_OF_A_TICK = re.compile(r"-\d{8}T\d{6}Z-[0-9a-f]{10}$")
+
 WITHOUT_PART = "`resmap run JOB --repair` takes it away and maps its tiles again; or bring it back from a copy"
 
 
@@ -38,6 +46,26 @@ class KnownRun:
     faults: tuple[Fault, ...]
     readable: bool
     """Whether its plan and its ledgers can be read: only then its tiles can be looked at."""
+
+    @property
+    def planned(self) -> bool:
+        """Whether it can be read what it has planned, if not what it has finished."""
+        return not {fault.key for fault in self.faults} & {"tiles.parquet", "run.json"}
+
+
+def lost_before(run: KnownRun) -> int:
+    """Of which runs nobody knows what this one has renewed: those of a lower number; 0 where its plan can be read.
+
+    Whether it renews at all is told by its name where its facts are gone: a tick's has the moment in it.
+    """
+    if run.planned:
+        return 0
+    return renews_of(run.facts) or (ANY_NUMBER if not run.facts and is_of_a_tick(run.name) else 0)
+
+
+def is_of_a_tick(name: str) -> bool:
+    """Whether a run is named as those that a monitor begins: with the moment in it."""
+    return _OF_A_TICK.search(name) is not None
 
 
 def look_at_runs(mosaic: str) -> list[KnownRun]:
@@ -103,7 +131,7 @@ def _facts(content: bytes | None, spec: JobSpec | None, area: bytes | None, told
     except ValueError:
         told["run.json"] = "it is no JSON any more"
         return {}
-    if not isinstance(facts, dict) or not isinstance(facts.get("steps", []), list):
+    if not isinstance(facts, dict) or not isinstance(facts.get("steps", []), list) or not _has_a_turn(facts):
         told["run.json"] = "it does not say what a run's file says"
         return {}
     if spec is None or area is None or "job.yaml" in told:
@@ -111,6 +139,15 @@ def _facts(content: bytes | None, spec: JobSpec | None, area: bytes | None, told
     if facts.get("answer_key") != answer_key(spec, area_wkb=area):
         told["run.json"] = "it speaks of another job than the one beside it"
     return facts
+
+
+def _has_a_turn(facts: dict[str, Any]) -> bool:
+    """Whether it says plainly which turn the run has among those that renew, if it is one."""
+    try:
+        renewal = Renewal.of(facts)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return renewal is None or (renewal.number > 0 and renewal.sources_from >= 0)
 
 
 def _bad_parts(book: Folder) -> Iterator[tuple[str, str]]:

@@ -51,6 +51,9 @@ class Session:
     recorder: Recorder
     """To be entered before any work begins."""
 
+    was: str = ""
+    """The state in which it was left before."""
+
     device: str = ""
     lost: MapperError | None = None
     """What left the run without workers before its end."""
@@ -111,6 +114,7 @@ def begin(
         books=Books(prepared, mosaic, todo, tally, watcher, held=lease, happened=recorder.happened),
         meter=meter,
         recorder=recorder,
+        was=str(earlier.get("state", "")),
         may_write=lease.check,
     )
     meter.keep = lambda usd: _keep_spending(session, usd)
@@ -141,7 +145,12 @@ def conclude(session: Session, *, interrupted: bool, seconds: float) -> Summary:
     behind = session.books.levels_behind
     unfinished = left > 0 or behind
     state = _ending(
-        bool(problems), unfinished, interrupted=interrupted, used_up=meter.used_up, lost=session.lost is not None
+        bool(problems),
+        unfinished,
+        left=(session.was if session.was in ENDED else "interrupted") if left > 0 else "",
+        interrupted=interrupted,
+        used_up=meter.used_up,
+        lost=session.lost is not None,
     )
     if state in ENDED:
         session.facts["tag"] = session.mosaic.tag(f"run-{prepared.run}")
@@ -192,14 +201,17 @@ def _why(session: Session, state: str, left: int) -> str:
     return ""
 
 
-def _ending(problems: bool, unfinished: bool, *, interrupted: bool, used_up: bool, lost: bool) -> str:
-    """The state in which a run is left. One that was stopped when nothing was left to do is finished all the same."""
+def _ending(problems: bool, unfinished: bool, *, left: str, interrupted: bool, used_up: bool, lost: bool) -> str:
+    """The state in which a run is left. One that was stopped when nothing was left to do is finished all the same; one
+    that has tiles left because no more was asked of it than to repair some is as it was: ``left`` says how."""
     if unfinished and lost:
         return "stopped"
     if unfinished and interrupted:
         return "interrupted"
     if unfinished and used_up:
         return "out-of-budget"
+    if left:
+        return left
     return "quarantined" if problems else "done"
 
 

@@ -28,3 +28,28 @@ def token() -> str | None:
 def token_file() -> Path:
     """Where the server of this user keeps the token that it made for itself."""
     return data_folder() / "token"
+
+
+def alert_hosts() -> frozenset[str]:
+    """Hosts on a private network to which alerts may go: ``RESMAP_ALERT_HOSTS``, with commas between them."""
+    return frozenset(
+        filter(None, (name.strip().lower() for name in os.environ.get("RESMAP_ALERT_HOSTS", "").split(",")))
+    )
+
+
+def smtp_login() -> tuple[str, str, str] | None:
+    """User, password and server of e-mail: ``RESMAP_SMTP_USER``, ``RESMAP_SMTP_PASSWORD``, ``RESMAP_SMTP_SERVER``.
+
+    The server is the host that the password is for: a job file names where e-mail goes, and must not be able to send
+    a password there. Empty where it is not set; None where there is no user.
+    """
+    user = os.environ.get("RESMAP_SMTP_USER")
+    if not user:
+        return None
+    server = os.environ.get("RESMAP_SMTP_SERVER", "").strip().lower()
+    return user, os.environ.get("RESMAP_SMTP_PASSWORD", ""), server
+
+
+def named_secret(variable: str) -> str | None:
+    """What the environment holds under a name that a job file gives: the secret of a webhook."""
+    return os.environ.get(variable) or None

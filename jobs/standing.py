@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.ledger import FINISHED, RunFolder, run_names, with_state
+from jobs.ledger import FINISHED, RunFolder, with_state
 from jobs.levels import BuiltShards
 from jobs.plan import Plan
+from jobs.renewal import runs_in_turn
 from jobs.tile_table import Flags
 from mapper.mosaic import Mosaic
 
@@ -138,7 +139,11 @@ class Standing:
 
 
 def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool, redo: Redo | None = None) -> Standing:
-    """Read the ledgers of all runs of this mosaic.
+    """Read the ledgers of all runs of this mosaic that speak of what is to be written.
+
+    An ordinary run goes on where other ordinary runs have come to: they show the same pictures. A renewing run shows
+    other pictures than any run before it, so its own ledger alone counts, and it is asked all sentences of the mosaic.
+    Once a later run has renewed the mosaic, an earlier one repairs what it is told and goes on with nothing else.
 
     Args:
         prepared: the job and its plan.
@@ -147,15 +152,19 @@ def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool, redo: Redo | No
         redo: what this run has recorded and must do again. A tile lacks all prompts then that it recorded: its next
             row in the ledger has to speak of all of them.
     """
-    plan = prepared.plan
+    plan, turn = prepared.plan, 0 if prepared.renewal is None else prepared.renewal.number
     position = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
     finished = np.zeros((len(position), len(plan.tiles)), np.bool_)
     sources = np.zeros(len(plan.tiles), np.bool_)
     given_up = np.zeros(len(plan.tiles), np.bool_)
     built: list[NDArray[np.int32]] = []
-    for name in run_names(mosaic.url):
-        own = name == prepared.run
-        folder = prepared.folder if own else RunFolder(mosaic.url, name)
+    overtaken = False
+    for run in runs_in_turn(mosaic.url):
+        own = run.folder.run == prepared.run
+        folder = prepared.folder if own else run.folder
+        overtaken |= run.turn > turn
+        if not own and (turn or run.turn):
+            continue
         rows = None if own else rows_of(folder, plan)
         for batch in folder.last_words("state", "prompts"):
             if own and redo is not None:
@@ -168,9 +177,9 @@ def standing(prepared: Prepared, mosaic: Mosaic, *, retry: bool, redo: Redo | No
     if redo is not None:
         sources[redo.tiles] = False
         built = [without(batch, redo.shards) for batch in built]
-    here = [position[prompt.name] for prompt in prepared.job.spec.prompts]
+    here = list(position.values()) if turn else [position[prompt.name] for prompt in prepared.job.spec.prompts]
     missing = ~finished[here] & ~given_up
-    if redo is not None and redo.only:
+    if redo is not None and (redo.only or overtaken):
         missing &= np.isin(np.arange(len(plan.tiles)), redo.tiles)
     return Standing(
         wanted=Wanted(missing, here),

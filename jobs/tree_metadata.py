@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 
 from jobs.faults import FROM_COPY, REMOVE, REWRITE, Fault
 from jobs.run_check import KnownRun
+from jobs.speaking import renews_of
 from jobs.spec import JobSpec
 from mapper.errors import MapperError
 from mapper.grid import Grid
@@ -274,6 +275,7 @@ def run_faults(mosaic: Mosaic, runs: Sequence[KnownRun]) -> Iterator[Fault]:
         for prompt in run.spec.prompt_values():
             if spoken.get(prompt.name) != prompt and run.folder.begun():
                 yield _fault("zarr.json", f"the prompt axis disagrees with run {run.name} on {prompt.name!r}")
+    yield from _time_faults(mosaic, runs)
     if len(known) == len(runs):
         for name in spoken.keys() - asked.keys():
             yield _fault("zarr.json", f"the prompt axis has {name!r}, which no run asked for")
@@ -285,13 +287,31 @@ def _origin_faults(mosaic: Mosaic, run: KnownRun, spec: JobSpec) -> Iterator[Fau
         ("its model", mosaic.made_by.get("model"), spec.model.name),
         ("its pyramid", mosaic.pyramid, spec.output.pyramid),
         ("its answer key", mosaic.made_by.get("answer_key"), facts.get("answer_key")),
-        ("the time axis", [time.isoformat() for time in mosaic.times], facts.get("steps")),
         ("the zones", [grid.name for grid in mosaic.grids], facts.get("grids")),
     )
     for what, here, there in pairs:
         if there is not None and here != there:
-            fix = FROM_COPY if what == "the time axis" else REWRITE
-            yield _fault("zarr.json", f"{what} disagrees with run {run.name}", fix=fix)
+            yield _fault("zarr.json", f"{what} disagrees with run {run.name}")
+    steps = facts.get("steps")
+    if steps is not None and has_grown_to(facts) and [time.isoformat() for time in mosaic.times][: len(steps)] != steps:
+        yield _fault("zarr.json", f"the time axis disagrees with run {run.name}", fix=FROM_COPY)
+
+
+def has_grown_to(facts: Mapping[str, Any]) -> bool:
+    """Whether the mosaic's time axis begins with the steps of a run. It grows once a renewing run is saved, so one
+    that was stopped in between may speak of steps that the axis never got."""
+    return not renews_of(facts) or facts.get("state") != "planned"
+
+
+def _time_faults(mosaic: Mosaic, runs: Sequence[KnownRun]) -> Iterator[Fault]:
+    """Time steps that no run speaks of, where all can be asked."""
+    said = [run.facts.get("steps") for run in runs]
+    if runs and None not in said:
+        spoken = {step for steps in said for step in steps or ()}
+        for time in mosaic.times:
+            if time.isoformat() not in spoken:
+                reason = f"the time axis has {time.isoformat()}, which no run speaks of"
+                yield _fault("zarr.json", reason, fix=FROM_COPY)
 
 
 def _coordinate_faults(stored: Mapping[str, bytes], laid: Mapping[str, bytes], known: set[str]) -> Iterator[Fault]:

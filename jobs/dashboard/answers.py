@@ -14,13 +14,13 @@ from starlette.requests import Request
 from jobs.dashboard import audit
 from jobs.dashboard.control import Control
 from jobs.dashboard.guard import visitor_of
+from jobs.dashboard.monitor_views import MonitorLine, MonitorPage
 from jobs.dashboard.problems import Refusal
 from jobs.dashboard.views import (
     Comparison,
     Event,
     FailureGroup,
     MapInfo,
-    MonitorLine,
     RunLine,
     RunPage,
     TileDetail,
@@ -69,6 +69,12 @@ class Source(Protocol):
     def monitors(self) -> tuple[MonitorLine, ...]:
         """All monitors."""
 
+    def monitor(self, name: str) -> MonitorPage:
+        """All panels of one."""
+
+    def alert_picture(self, name: str, alert: str, side: str) -> bytes:
+        """What an alert of it is about, ``before`` or ``after``, PNG."""
+
     def events(self, key: str, after: int) -> tuple[Event, ...]:
         """What happened to it after that one, oldest first."""
 
@@ -114,17 +120,20 @@ class Answers:
             self._tails[key] = parts[0][0]  # the next time, what comes before is not read again
         return "".join(text for _, text in parts)
 
-    async def change(self, request: Request, act: str, key: str, do: Callable[[str], T]) -> T:
-        """Do something to a run for whoever asks, and enter it in the audit, whatever becomes of it.
+    async def change(
+        self, request: Request, act: str, key: str, do: Callable[[str], T], known: Callable[[], object] | None = None
+    ) -> T:
+        """Do something to a run or a monitor for whoever asks, and enter it in the audit, whatever becomes of it.
 
         Args:
             request: of a visitor whom the guard let in.
-            act: submit · cancel · retry.
-            key: of the run; empty where it is not made yet.
+            act: submit · cancel · retry · pause · resume · look now.
+            key: of the run, or the monitor's name; empty where it is not made yet.
             do: is told on whose behalf.
+            known: asks for what is changed, and raises where there is no such thing; a run where left out.
 
         Raises:
-            Refusal: there is such a run, and this cannot be done to it.
+            Refusal: there is such a thing, and this cannot be done to it.
             MapperError: as ``do``.
         """
         visitor = visitor_of(request.scope)
@@ -135,7 +144,7 @@ class Answers:
             return done
         except MapperError as error:
             outcome = f"refused: {error.what}"
-            if isinstance(error, QuestionError) and key and await self._knows(key):
+            if isinstance(error, QuestionError) and key and await self._knows(known or (lambda: self.source.page(key))):
                 raise Refusal(409, error.what, error.fix) from error
             if isinstance(error, SpecError):  # whoever submits can mend all of these, a mosaic of another job too
                 raise Refusal(422, error.what, error.fix) from error
@@ -146,9 +155,9 @@ class Answers:
         finally:
             audit.tell(visitor, act, key, outcome)
 
-    async def _knows(self, key: str) -> bool:
+    async def _knows(self, ask: Callable[[], object]) -> bool:
         try:
-            await self.work(lambda: self.source.page(key))
+            await self.work(ask)
         except MapperError:
             return False
         return True
@@ -159,7 +168,7 @@ def as_json(kind: Any, value: Any) -> bytes:
     return _adapter(kind).dump_json(value)
 
 
-def checked_key(key: str) -> str:
+def checked_key(key: str, what: str = "run") -> str:
     """The key, if it can be one at all.
 
     Raises:
@@ -168,7 +177,7 @@ def checked_key(key: str) -> str:
     if not (key.isascii() and key.isprintable() and 0 < len(key) <= LONGEST_KEY) or not set(key).isdisjoint(
         "/\\ <>\"'"
     ):
-        raise QuestionError("there is no run of this name", fix="the list of runs has all that are known")
+        raise QuestionError(f"there is no {what} of this name", fix=f"the list of {what}s has all that are known")
     return key
 
 

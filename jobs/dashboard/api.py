@@ -1,9 +1,10 @@
-"""The API: every page as JSON, and what can be done to runs. Its document is at ``/api/v1/openapi.json``."""
+"""The API: every page as JSON, and what can be done to runs and monitors. ``/api/v1/openapi.json`` describes it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zlib import crc32
 
 from fastapi import APIRouter, Body, Path, Query
@@ -13,13 +14,13 @@ from starlette.responses import Response
 
 from jobs.dashboard.answers import Answers, as_json, checked_key
 from jobs.dashboard.control import Submitted
+from jobs.dashboard.monitor_views import Asked, MonitorLine, MonitorPage
 from jobs.dashboard.problems import Problem
 from jobs.dashboard.stream import Streams
 from jobs.dashboard.views import (
     Comparison,
     FailureGroup,
     MapInfo,
-    MonitorLine,
     RunLine,
     RunPage,
     TileDetail,
@@ -41,7 +42,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 _REFUSED: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "Read-only, or sent by a page of another site."},
-    409: {"model": Problem, "description": "Not as things stand with this run."},
+    409: {"model": Problem, "description": "Not as things stand with it."},
 }
 
 _PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -49,6 +50,7 @@ _EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 
 Columns = dict[str, list[float | str | None]]
 Key = Annotated[str, Path(description="Of a run, as `GET runs` gives it (`id`).")]
+Monitor = Annotated[str, Path(description="Name of a monitor.")]
 Count = Annotated[int, Path(ge=0, le=MOST_NUMBER)]
 Zoom = Annotated[int, Path(ge=0, le=30)]
 Name = Annotated[str, Query(max_length=300, description="Key of a run.")]
@@ -100,6 +102,7 @@ def api(answers: Answers, streams: Streams) -> APIRouter:
     routes = APIRouter(prefix=PREFIX, responses=_PROBLEMS)
     _questions(routes, answers)
     _one_tile(routes, answers)
+    _monitors(routes, answers)
     _as_it_moves(routes, answers, streams)
     _changes(routes, answers)
     return routes
@@ -128,10 +131,6 @@ def _questions(routes: APIRouter, answers: Answers) -> None:
     @routes.get("/compare", response_model=Comparison, summary="Two runs side by side")
     async def compare(a: Name, b: Name) -> Response:
         return _json(as_json(Comparison, await answers.work(lambda: source.compare(checked_key(a), checked_key(b)))))
-
-    @routes.get("/monitors", response_model=tuple[MonitorLine, ...], summary="All monitors")
-    async def monitors() -> Response:
-        return _json(as_json(tuple[MonitorLine, ...], await answers.work(source.monitors)))
 
 
 def _one_tile(routes: APIRouter, answers: Answers) -> None:
@@ -165,10 +164,51 @@ def _one_tile(routes: APIRouter, answers: Answers) -> None:
         request: Request, key: Key, layer: str, prompt: Count, step: Count, z: Zoom, x: Count, y: Count
     ) -> Response:
         drawn = await answers.draw(lambda: source.picture(checked_key(key), layer, prompt, step, z, x, y))
-        headers = {"ETag": f'"{crc32(drawn):08x}"', "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(drawn, media_type="image/png", headers=headers)
+        return _png(request, drawn)
+
+
+def _monitors(routes: APIRouter, answers: Answers) -> None:
+    source, control = answers.source, answers.control
+
+    @routes.get("/monitors", response_model=tuple[MonitorLine, ...], summary="All monitors")
+    async def monitors() -> Response:
+        return _json(as_json(tuple[MonitorLine, ...], await answers.work(source.monitors)))
+
+    @routes.get("/monitors/{name}", response_model=MonitorPage, summary="All panels of a monitor")
+    async def monitor(name: Monitor) -> Response:
+        return _json(as_json(MonitorPage, await answers.work(lambda: source.monitor(checked_key(name, "monitor")))))
+
+    @routes.get(
+        "/monitors/{name}/alerts/{alert}/{side}.png",
+        response_class=Response,
+        responses={200: {"content": _PNG}, 304: {"description": "As the browser has it."}},
+        summary="What an alert is about, before or after the change",
+    )
+    async def picture(request: Request, name: Monitor, alert: str, side: Literal["before", "after"]) -> Response:
+        return _png(
+            request,
+            await answers.draw(
+                lambda: source.alert_picture(checked_key(name, "monitor"), checked_key(alert, "alert"), side)
+            ),
+        )
+
+    async def changed(request: Request, act: str, name: str, do: Callable[[str], Asked]) -> Response:
+        done = await answers.change(request, act, checked_key(name, "monitor"), do, lambda: source.monitor(name))
+        return _json(as_json(Asked, done))
+
+    @routes.post("/monitors/{name}/pause", response_model=Asked, responses=_REFUSED, summary="Look no more")
+    async def pause(request: Request, name: Monitor) -> Response:
+        return await changed(request, "pause", name, lambda by: control.pause_monitor(name, by=by))
+
+    @routes.post("/monitors/{name}/resume", response_model=Asked, responses=_REFUSED, summary="Look again")
+    async def resume(request: Request, name: Monitor) -> Response:
+        return await changed(request, "resume", name, lambda by: control.resume_monitor(name, by=by))
+
+    @routes.post(
+        "/monitors/{name}/run", response_model=Asked, responses=_REFUSED, summary="Look now, though none is due"
+    )
+    async def run_now(request: Request, name: Monitor) -> Response:
+        return await changed(request, "look now", name, lambda by: control.run_monitor(name, by=by))
 
 
 def _as_it_moves(routes: APIRouter, answers: Answers, streams: Streams) -> None:
@@ -221,3 +261,11 @@ def _changes(routes: APIRouter, answers: Answers) -> None:
 
 def _json(content: bytes, *, status: int = 200) -> Response:
     return Response(content, status_code=status, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+def _png(request: Request, drawn: bytes) -> Response:
+    """A picture, unless the browser has it."""
+    headers = {"ETag": f'"{crc32(drawn):08x}"', "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(drawn, media_type="image/png", headers=headers)

@@ -1,8 +1,9 @@
-"""The dashboard as a web application: pages for people, the same as JSON, and what can be done to runs.
+"""The dashboard as a web application: pages for people, the same as JSON, and what can be done.
 
-    /  /compare  /monitors  /login  /runs/{key}  …/map  …/failures  …/tiles/{n}  …/log  …/report.html    pages
-    /api/v1/…                                                                                            JSON
-    /metrics  /healthz                                                                                   for machines
+    /  /compare  /login  /runs/{key}  …/map  …/failures  …/tiles/{n}  …/log  …/report.html    pages of runs
+    /monitors  /monitors/{name}                                                               pages of monitors
+    /api/v1/…                                                                                 JSON
+    /metrics  /healthz                                                                        for machines
 
 A page asked for as ``application/json`` answers as its address in the API does, which its Link header names.
 """
@@ -10,6 +11,7 @@ A page asked for as ``application/json`` answers as its address in the API does,
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -31,14 +33,18 @@ from jobs.dashboard.control import Control
 from jobs.dashboard.door import door, own_address
 from jobs.dashboard.guard import LOGIN, Guard, visitor_of
 from jobs.dashboard.keys import Access, Keys
+from jobs.dashboard.monitor_views import Asked, MonitorLine, MonitorPage
 from jobs.dashboard.pages import STATIC, environment
 from jobs.dashboard.problems import Refusal, wants_page
 from jobs.dashboard.prometheus import Exporter
 from jobs.dashboard.stream import Streams
-from jobs.dashboard.views import Comparison, FailureGroup, MapInfo, MonitorLine, RunLine, RunPage, TileDetail
+from jobs.dashboard.views import Comparison, FailureGroup, MapInfo, RunLine, RunPage, TileDetail
 from mapper.errors import MapperError, QuestionError
 
-DESCRIPTION = "Runs of resmap: how they stand, where they are held up, what failed; submit, cancel and retry them."
+DESCRIPTION = (
+    "Runs of resmap: how they stand, where they are held up, what failed; submit, cancel and retry them. "
+    "Monitors: what they found, what changed, whom they told; pause, resume and hurry them."
+)
 
 
 def app(queries: Source, control: Control, *, access: Access, base: str = "") -> FastAPI:
@@ -98,6 +104,10 @@ class Pages:
             Route(f"{run}/cancel", self.cancel, methods=["POST"]),
             Route("/compare", self.compare),
             Route("/monitors", self.monitors),
+            Route("/monitors/{name}", self.monitor),
+            Route("/monitors/{name}/pause", self.pause, methods=["POST"]),
+            Route("/monitors/{name}/resume", self.resume, methods=["POST"]),
+            Route("/monitors/{name}/run", self.run_now, methods=["POST"]),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
         ]
 
@@ -166,9 +176,17 @@ class Pages:
         )
 
     async def monitors(self, request: Request) -> Response:
-        """What is repeated on a schedule."""
+        """What looks for new imagery on a schedule."""
         kind = tuple[MonitorLine, ...]
-        return await self._page(request, "monitors.html", kind, self._source.monitors, "/monitors")
+        return await self._page(
+            request, "monitors.html", kind, self._source.monitors, "/monitors", lambda: {"now": datetime.now(UTC)}
+        )
+
+    async def monitor(self, request: Request) -> Response:
+        """All panels of one monitor."""
+        name = _name(request)
+        address = f"/monitors/{quote(name)}"
+        return await self._page(request, "monitor.html", MonitorPage, lambda: self._source.monitor(name), address)
 
     async def retry(self, request: Request) -> Response:
         """The button of that name."""
@@ -181,6 +199,26 @@ class Pages:
         key = _key(request)
         await self._answers.change(request, "cancel", key, lambda by: self._answers.control.cancel(key, by=by))
         return _back(request, key)
+
+    async def pause(self, request: Request) -> Response:
+        """The button of that name, of a monitor."""
+        name = _name(request)
+        return await self._steer(request, "pause", lambda by: self._answers.control.pause_monitor(name, by=by))
+
+    async def resume(self, request: Request) -> Response:
+        """The button of that name."""
+        name = _name(request)
+        return await self._steer(request, "resume", lambda by: self._answers.control.resume_monitor(name, by=by))
+
+    async def run_now(self, request: Request) -> Response:
+        """The button that says Look now."""
+        name = _name(request)
+        return await self._steer(request, "look now", lambda by: self._answers.control.run_monitor(name, by=by))
+
+    async def _steer(self, request: Request, act: str, do: Callable[[str], Asked]) -> Response:
+        name = _name(request)
+        await self._answers.change(request, act, name, do, lambda: self._source.monitor(name))
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/monitors/{quote(name)}", status_code=303)
 
     def _of(self, key: str) -> Callable[[], dict[str, Any]]:
         return lambda: {"key": key, "line": self._source.page(key).line}
@@ -266,6 +304,10 @@ def wants_json(request: Request) -> bool:
 
 def _key(request: Request) -> str:
     return checked_key(request.path_params["key"])
+
+
+def _name(request: Request) -> str:
+    return checked_key(request.path_params["name"], "monitor")
 
 
 def _links(request: Request, address: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from jobs.areas import area_km2
 from jobs.dashboard.over_time import OverTime, over_time
 from jobs.ledger import FINISHED, RunFolder, reading_runs, with_state
 from jobs.mapped import areas, levels_stand, pixels_of
+from jobs.speaking import renews_of
 from jobs.stac.provenance import clean, job_of
 from mapper.errors import MapperError
 from mapper.exports.portrait import write_portrait
@@ -112,7 +113,7 @@ def _read(mosaic: str, folder: RunFolder) -> Beside:
         job=job,
         bounds=None if area.is_empty else area.bounds,
         asked_km2=None if area.is_empty else area_km2(area),
-        steps=tuple(str(step)[:10] for step in facts.get("steps", ())),
+        steps=tuple(sorted(step[:10] for step in _steps(folder, facts))),
         found=found,
         unobserved=unobserved,
         created=_moment(facts.get("created")),
@@ -126,6 +127,14 @@ def _read(mosaic: str, folder: RunFolder) -> Beside:
         picture=picture,
         no_picture=no_picture,
     )
+
+
+def _steps(folder: RunFolder, facts: Mapping[str, Any]) -> list[str]:
+    """When the steps begin that the run maps: one that renews a mosaic knows all of its steps, and maps a few."""
+    steps = [str(step) for step in facts.get("steps", ())]
+    if not renews_of(facts):
+        return steps
+    return [steps[position] for position in np.unique(folder.places().step).tolist() if position < len(steps)]
 
 
 def _found(folder: RunFolder, job: Mapping[str, Any]) -> tuple[tuple[Found, ...], float | None]:

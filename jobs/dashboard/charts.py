@@ -7,6 +7,7 @@ Pages and reports that show bars put ``definitions()`` into themselves once.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -15,8 +16,9 @@ from markupsafe import Markup, escape
 
 from cluster.readings import WAITS
 from jobs.dashboard.map_colours import STATE_COLOURS
+from jobs.dashboard.monitor_views import TickLine
 from jobs.dashboard.views import Progress
-from jobs.dashboard.words import TILE_WORDS, WAIT_WORDS, clock, count, figure, share
+from jobs.dashboard.words import TICK_WORDS, TILE_WORDS, WAIT_WORDS, clock, count, figure, moment, share, wall
 
 GREEN, BLUE, SKY, PURPLE, YELLOW, ORANGE, RED = (
     "#009e73", "#0072b2", "#56b4e9", "#cc79a7", "#f0e442", "#e69f00", "#d55e00",
@@ -39,11 +41,18 @@ _INKS: Mapping[str, tuple[str, str]] = {
     "nodata": (STATE_COLOURS["nodata"], _DOTS),
     "failed": (STATE_COLOURS["failed"], _FALLING),
     "quarantined": (STATE_COLOURS["quarantined"], _CROSSES),
+    "mapped": (BLUE, ""),
+    "new": (GREEN, _RISING),
+    "changed": (ORANGE, _LEVEL),
+    "gone": (GREY, _DOTS),
 }
-"""Stage or state → colour and the lines over it, in a square of 6."""
+"""Stage, state or kind of news → colour and the lines over it, in a square of 6."""
 
-SPARK, BAR, HISTORY = (120, 26), (190, 18), (460, 150)
+SPARK, BAR, HISTORY, TICKS = (120, 26), (190, 18), (460, 150), (560, 190)
 """Widths and heights of the pictures, in pixels."""
+
+TICKS_SHOWN, FEWEST_SLOTS = 60, 12
+"""Bars of the latest ticks; a few of them are as wide as if there were twelve."""
 
 _LABEL_PX = 62
 """A part of a bar that is so wide has room for its figure."""
@@ -159,6 +168,49 @@ def history(points: Sequence[tuple[datetime, float]], *, what: str = "tiles a se
     during = f"{what} from {clock(moments[0])} to {clock(moments[-1])} UTC"
     said = f"{during}, latest {figure(latest)}, at most {figure(top_value)}"
     return _picture("history", HISTORY, said, grid + below + line)
+
+
+def ticks(newest_first: Sequence[TickLine], zone: str) -> Markup:
+    """A bar a tick, oldest left: tiles that were mapped above, items that were news below; a mark where it failed."""
+    shown = list(reversed(newest_first[:TICKS_SHOWN]))
+    if not shown:
+        return _picture("ticks", TICKS, "no tick yet", _words(TICKS[0] / 2, 95, "no tick yet", "middle"))
+    news = [[("new", tick.new_items), ("changed", tick.changed_items), ("gone", tick.gone_items)] for tick in shown]
+    tiles = [[("mapped", tick.tiles)] for tick in shown]
+    slot = (TICKS[0] - 52) / max(len(shown), FEWEST_SLOTS)
+    middles = [46 + (n + 0.5) * slot for n in range(len(shown))]
+    drawn = [_bars(tiles, middles, ground=80, high=66), _bars(news, middles, ground=164, high=58)]
+    drawn += [_words(x, 93, "▲", "middle") for x, tick in zip(middles, shown, strict=True) if tick.state == "failed"]
+    ends = [(46.0, shown[0], "start"), (middles[-1] + slot / 2, shown[-1], "end")]
+    drawn += [
+        _words(x, TICKS[1] - 6, wall(tick.due, zone), anchor) for x, tick, anchor in ends[: 2 if len(shown) > 5 else 1]
+    ]
+    states = Counter(tick.state for tick in shown)
+    said = ", ".join(f"{states[state]} {told}" for state, told in TICK_WORDS.items() if states[state])
+    mapped = count(sum(tick.tiles or 0 for tick in shown))
+    said = f"{len(shown)} ticks since {moment(shown[0].due)}: {said}; {mapped} tiles mapped"
+    return _picture("ticks", TICKS, said, Markup("").join(drawn))
+
+
+def _bars(
+    columns: Sequence[Sequence[tuple[str, int | None]]], middles: Sequence[float], *, ground: float, high: float
+) -> Markup:
+    """Stacked bars upon a line, before a scale from 0 up; nothing where nothing is known."""
+    top = _round_ticks(max(sum(value or 0 for _, value in column) for column in columns))[-1]
+    drawn = [
+        Markup('<path class="grid" d="M46 {}H{}"/>').format(ground - part * high, TICKS[0] - 6)
+        + _words(40, ground - part * high + 4, figure(part * top), "end")
+        for part in (0, 1)
+    ]
+    wide = min(26.0, 0.72 * (TICKS[0] - 52) / max(len(columns), FEWEST_SLOTS))
+    for column, middle in zip(columns, middles, strict=True):
+        at = ground
+        for name, value in column:
+            tall = max(1.5, high * value / top) if value else 0.0
+            at -= tall
+            place = f'x="{middle - wide / 2:.1f}" y="{at:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
+            drawn += [Markup(f'<rect {place} fill="{_fill(name)}"/>')] if tall else []
+    return Markup("").join(drawn)
 
 
 # Numbers and our own constants are written as they are: escaping each would be most of the work of a page of 256 GPUs.

@@ -1,9 +1,11 @@
-"""What the dashboard can do to runs, as a contract: ``jobs/executor.py`` does it."""
+"""What the dashboard can do to runs and monitors, as a contract: ``jobs/executor.py`` does it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+
+from jobs.dashboard.monitor_views import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,4 +58,25 @@ class Control(Protocol):
 
         Raises:
             QuestionError: no such run.
+        """
+
+    def pause_monitor(self, name: str, *, by: str = "") -> Asked:
+        """Look no more until it is resumed; a tick that is at work ends.
+
+        Raises:
+            QuestionError: no such monitor.
+        """
+
+    def resume_monitor(self, name: str, *, by: str = "") -> Asked:
+        """Look again, from the next due instant on; what was missed meanwhile is caught up with once.
+
+        Raises:
+            QuestionError: no such monitor.
+        """
+
+    def run_monitor(self, name: str, *, by: str = "") -> Asked:
+        """Ask whoever serves monitors for a look beyond its schedule.
+
+        Raises:
+            QuestionError: no such monitor, or it is paused.
         """

@@ -33,6 +33,7 @@ from jobs.dashboard.states import RunView
 from jobs.dashboard.views import MapInfo
 from jobs.planned_map import DEEPEST_PIXELS, NOWHERE, ZOOMS_KEPT, Codes, PlannedMap
 from jobs.preview.shown import Shown
+from jobs.speaking import renews_of
 from jobs.web_imagery import WebImagery, kept_spec
 from mapper.errors import MosaicError, QuestionError, SpecError
 from mapper.exports.chosen import iso
@@ -120,7 +121,9 @@ class RunMap:
     def __init__(self, view: RunView, known: _Known) -> None:
         self._folder = view.folder
         self._known = known
-        self._moments = tuple(datetime.fromisoformat(step) for step in view.facts.get("steps", ()))
+        moments = [datetime.fromisoformat(step) for step in view.facts.get("steps", ())]
+        self._positions = _shown_steps(view, moments)
+        self._moments = tuple(moments[position] for position in self._positions)
         self.steps = tuple(iso(moment) for moment in self._moments)
         self.zones = tuple(GridInDegrees(grid) for grid in view.grids)
         self._shown: Shown | None = None
@@ -152,7 +155,7 @@ class RunMap:
 
     def planned(self, view: RunView, step: int) -> PlannedMap:
         """The planned tiles of a time step."""
-        return _PLANNED.get((self._known, step), lambda: PlannedMap(self.zones, view.places, step))
+        return _PLANNED.get((self._known, step), lambda: PlannedMap(self.zones, view.places, self._positions[step]))
 
     def tiles(self, view: RunView, layer: str, step: int, z: int, x: int, y: int) -> bytes:
         """A picture of the planned tiles."""
@@ -187,6 +190,14 @@ class RunMap:
         tile = self.planned(view, step).under(z, x, y).tile[1:-1, 1:-1]
         pixels = self.imagery.picture(self.zones, tile, view.places.grid, (z, x, y))
         return empty_png() if pixels is None else rgba_png(pixels)
+
+
+def _shown_steps(view: RunView, moments: Sequence[datetime]) -> list[int]:
+    """Positions of the time steps that a run maps, oldest first: one that renews knows all steps of its mosaic, and
+    has tiles in a few."""
+    everything = list(range(len(moments)))
+    own = np.unique(view.places.step[view.places.step < len(moments)]).tolist() if renews_of(view.facts) else []
+    return sorted(own or everything, key=lambda position: moments[position])
 
 
 class _Drawn:

@@ -83,13 +83,59 @@ _CALLS = (
         labels=("run", "kind", "host"),
     ),
 )
+_MONITOR = (
+    Family(
+        kind="gauge",
+        name="resmap_monitor_active",
+        help="1 for a monitor that looks when it is due, 0 for one that is paused.",
+        labels=("monitor",),
+    ),
+    Family(
+        kind="gauge",
+        name="resmap_monitor_last_success_timestamp_seconds",
+        help="When a tick last looked and knew, seconds since 1970; news or none.",
+        labels=("monitor",),
+    ),
+    Family(
+        kind="gauge",
+        name="resmap_monitor_interval_seconds",
+        help="From one due instant to the next, the longest of the coming ones.",
+        labels=("monitor",),
+    ),
+    Family(
+        kind="gauge",
+        name="resmap_monitor_lag_seconds",
+        help="Since the first due instant that no tick has answered; 0 where there is none.",
+        labels=("monitor",),
+    ),
+    Family(kind="counter", name="resmap_monitor_ticks_total", help="Ticks that are over.", labels=("monitor", "state")),
+    Family(
+        kind="counter",
+        name="resmap_monitor_items_total",
+        help="Items that ticks found: new, changed, gone, set_aside.",
+        labels=("monitor", "kind"),
+    ),
+    Family(kind="counter", name="resmap_monitor_tiles_total", help="Tiles mapped anew.", labels=("monitor",)),
+    Family(
+        kind="gauge",
+        name="resmap_monitor_alerts_waiting",
+        help="Alerts that nobody has taken yet, one for each sink.",
+        labels=("monitor",),
+    ),
+    Family(
+        kind="gauge",
+        name="resmap_monitor_alerts_given_up",
+        help="Alerts that nobody took, and that are not sent again.",
+        labels=("monitor",),
+    ),
+)
 _LEFT_OUT = (
     Family(kind="gauge", name="resmap_runs_left_out", help="Runs that are not told of: there are too many.", labels=()),
     Family(kind="gauge", name="resmap_runs_unreadable", help="Runs whose files cannot be read.", labels=()),
     Family(kind="gauge", name="resmap_workers_left_out", help="Workers not told of: there are too many.", labels=()),
 )
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (*_RUN, *_WORKER, *_CALLS, *_LEFT_OUT)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (*_RUN, *_WORKER, *_CALLS, *_MONITOR, *_LEFT_OUT)}
 """Every metric there is, by name."""
 
 

@@ -49,6 +49,11 @@ def environment() -> jinja2.Environment:
             words.moment,
             words.clock,
             words.iso,
+            words.zoned,
+            words.wall,
+            words.minute,
+            words.away,
+            words.surface,
             words.web_address,
         )
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias, get_args
 
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from cluster.readings import LATENCY_MS, WAITS, WORK, Calls, Reading
 from jobs.dashboard.call_tally import CallTally, Peer
 from jobs.dashboard.metric_families import Made
+from jobs.dashboard.monitor_views import MonitorLine
 from jobs.dashboard.views import TILE_STATES, GpuRow, RunLine, RunPage, RunState, Span
 from jobs.stac.provenance import clean
 from jobs.telemetry import Live
@@ -27,6 +29,9 @@ from mapper.errors import MapperError
 
 RUNS = 100
 """At most so many runs are told of, those under way first."""
+
+MONITORS = 1000
+"""At most so many monitors."""
 
 WORKERS = 2048
 """At most so many workers, of all runs together."""
@@ -48,6 +53,9 @@ class Source(Protocol):
 
     def page(self, key: str) -> RunPage:
         """All panels of one."""
+
+    def monitors(self) -> tuple[MonitorLine, ...]:
+        """All monitors."""
 
 
 class Exporter:
@@ -99,6 +107,9 @@ class Exporter:
             for peer, calls in self._calls(line.id, live.callers if live else ()).items():
                 _tell_calls(made, line.id, peer, calls)
         self._tallies = {line.id: self._tallies[line.id] for line in told_of if line.id in self._tallies}
+        with suppress(MapperError):  # runs are told of where monitors cannot be read
+            for monitor in self._source.monitors()[:MONITORS]:
+                _tell_monitor(made, monitor, now)
         made.put("resmap_runs_left_out", (), more)
         made.put("resmap_runs_unreadable", (), unreadable)
         made.put("resmap_workers_left_out", (), workers_left_out)
@@ -210,6 +221,26 @@ def _tell_calls(made: Made, run: str, peer: Peer, calls: Calls) -> None:
     bounds = [f"{upper / 1000:g}" for upper in LATENCY_MS] + ["+Inf"]
     below = [sum(calls.took[: number + 1]) for number in range(len(bounds))]
     made.put_classes("resmap_calls_duration_seconds", labels, [*zip(bounds, below, strict=True)])
+
+
+def _tell_monitor(made: Made, line: MonitorLine, now: datetime) -> None:
+    of = (line.name,)
+    made.put("resmap_monitor_active", of, line.state == "active")
+    if line.last_success_at is not None:
+        made.put("resmap_monitor_last_success_timestamp_seconds", of, line.last_success_at.timestamp())
+    made.put("resmap_monitor_interval_seconds", of, line.interval_s)
+    waits = line.waits_since
+    made.put("resmap_monitor_lag_seconds", of, 0 if waits is None else max(0.0, (now - waits).total_seconds()))
+    for state, count in line.ticks.items():
+        made.put("resmap_monitor_ticks_total", (line.name, state), count)
+    for kind, found in (
+        ("new", line.new_items), ("changed", line.changed_items), ("gone", line.gone_items),
+        ("set_aside", line.set_aside),
+    ):  # fmt: skip
+        made.put("resmap_monitor_items_total", (line.name, kind), found)
+    made.put("resmap_monitor_tiles_total", of, line.tiles)
+    made.put("resmap_monitor_alerts_waiting", of, line.alerts_waiting)
+    made.put("resmap_monitor_alerts_given_up", of, line.alerts_given_up)
 
 
 def _beside_the_mosaic(line: RunLine) -> Live | None:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from jobs.dashboard.compare import compared, figures
+from jobs.dashboard.monitor_book import MonitorBook
+from jobs.dashboard.monitor_views import MonitorLine, MonitorPage
 from jobs.dashboard.run_book import FRESH_S, RunBook
 from jobs.dashboard.states import RunView
 from jobs.dashboard.views import (
@@ -19,7 +22,6 @@ from jobs.dashboard.views import (
     Event,
     FailureGroup,
     MapInfo,
-    MonitorLine,
     RunLine,
     RunPage,
     TileDetail,
@@ -87,6 +89,7 @@ class Queries:
             clock: seconds since 1970.
         """
         self._registry, self._clock = registry, clock
+        self._monitors = MonitorBook(registry, clock=lambda: datetime.fromtimestamp(clock(), UTC))
         self._mosaics = tuple(absolute(mosaic) for mosaic in mosaics)
         self._places: OrderedDict[str, _Place] = OrderedDict()
         """The last looked at last."""
@@ -141,8 +144,24 @@ class Queries:
         return compared(*sides)
 
     def monitors(self) -> tuple[MonitorLine, ...]:
-        """What is mapped again and again."""
-        return ()
+        """All monitors, by name."""
+        return self._monitors.lines()
+
+    def monitor(self, name: str) -> MonitorPage:
+        """All panels of a monitor.
+
+        Raises:
+            QuestionError: there is no such monitor.
+        """
+        return self._monitors.page(name)
+
+    def alert_picture(self, name: str, alert: str, side: str) -> bytes:
+        """What an alert is about, before or after the change, as a PNG.
+
+        Raises:
+            QuestionError: there is no such monitor, alert or picture.
+        """
+        return self._monitors.picture(name, alert, side)
 
     def tile(self, key: str, n: int) -> TileDetail:
         """All that is known of one tile.

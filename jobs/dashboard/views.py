@@ -298,17 +298,3 @@ class Comparison:
     rows: tuple[ComparedRow, ...]
     differences: tuple[tuple[str, str, str], ...]
     """Settings of the job files that differ: key, of a, of b."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorLine:
-    """A monitor, as the list of them shows it."""
-
-    name: str
-    schedule: str
-    state: str
-    next_at: datetime | None
-    last_at: datetime | None
-    last_state: str
-    new_items: int
-    alerts: int

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
+from jobs.dashboard.monitor_views import TickState
 from jobs.dashboard.views import Span
 
 UNKNOWN = "–"
@@ -43,6 +46,31 @@ RUN_MARKS = {
     "unknown": "?",
 }
 """A mark beside each state of a run, so that none is told by its colour alone."""
+
+MONITOR_MARKS = {
+    "active": "●",
+    "paused": "‖",
+    "running": "▶",
+    "done": "✓",
+    "nothing": "–",
+    "failed": "▲",
+    "skipped": "»",
+    "replaced": "↷",
+    "waiting": "○",
+    "delivered": "✓",
+    "given up": "▲",
+}
+"""Likewise of monitors, their ticks and their alerts."""
+
+TICK_WORDS: Mapping[TickState, str] = {
+    "running": "at work",
+    "done": "mapped",
+    "nothing": "no news",
+    "failed": "failed",
+    "skipped": "skipped",
+    "replaced": "replaced",
+}
+"""What became of a tick."""
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -143,6 +171,39 @@ def moment(at: datetime | None) -> str:
 def clock(at: datetime | None) -> str:
     """The time of the day, UTC."""
     return UNKNOWN if at is None else f"{at.astimezone(UTC):%H:%M:%S}"
+
+
+def zoned(at: datetime | None, zone: str) -> str:
+    """``2024-06-01 14:30 Europe/Paris``: as a clock on the wall of a zone shows it; seconds where they are not 0."""
+    return UNKNOWN if at is None else f"{wall(at, zone)} {zone}"
+
+
+def wall(at: datetime, zone: str) -> str:
+    """The same, where the zone stands elsewhere."""
+    local = at.astimezone(ZoneInfo(zone))
+    return local.strftime("%Y-%m-%d %H:%M:%S" if local.second else "%Y-%m-%d %H:%M")
+
+
+def minute(at: datetime | None) -> str:
+    """``2024-06-01 12:30 UTC``."""
+    return UNKNOWN if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def away(at: datetime | None, now: datetime) -> str:
+    """``in 3 h 20 min``, ``12 min ago``, ``now``."""
+    if at is None:
+        return UNKNOWN
+    seconds = round((at - now).total_seconds())
+    if seconds == 0:
+        return "now"
+    return f"in\u00a0{duration(seconds)}" if seconds > 0 else f"{duration(-seconds)}\u00a0ago"
+
+
+def surface(square_metres: float | None) -> str:
+    """``420 m²``, ``1.2 ha``, ``35 km²``."""
+    if square_metres is None or square_metres < 10_000:
+        return figure(square_metres, "m²")
+    return figure(square_metres / 1e4, "ha") if square_metres < 1e6 else figure(square_metres / 1e6, "km²")
 
 
 def iso(at: datetime) -> str:

@@ -2,6 +2,7 @@
 
 v0001_runs          the index of runs; a registry from before there were steps has just this table
 v0002_submissions   jobs that were submitted, and who changed what
+v0003_monitors      maps that keep themselves current: their ticks, and the alerts that wait
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from mapper.errors import MapperError
 
-STEPS = ("0001", "0002")
+STEPS = ("0001", "0002", "0003")
 """All that this resmap knows, oldest first: alembic, which reads the files, is imported only to take one."""
 
 WRITES = "resmap_writes"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
 import threading
 import time
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from mapper.errors import MapperError, QuestionError
-from mapper.exports.chosen import iso
+from mapper.exports.chosen import chosen_time, iso
 from mapper.masks import ABSENT, PRESENT, SCORE_ONE, UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
-from mapper.runs import newest_run
-from mapper.storage import state_folder
+from mapper.questions.asking import times_of
+from mapper.runs import SourceItems, newest_run, source_items
 from mapper.web.tile_picture import colour_of, legend, png
 from mapper.web.webtiles import TILE_PX, Layer, WebTiles
 
@@ -42,7 +40,7 @@ class Shown:
         self._lock = threading.Lock()
         self._run = ""
         self._name = posixpath.basename(url.rstrip("/")) or url
-        self._items: pa.Table | None = None
+        self._items: SourceItems | None = None
         self._tiles = self._opened(None)
         self._opened_at = time.monotonic()
 
@@ -74,7 +72,7 @@ class Shown:
                 }
                 for number, prompt in enumerate(mosaic.prompts)
             ],
-            "times": [{"number": number, "begins": iso(step)} for number, step in enumerate(mosaic.times)],
+            "times": [{"number": number, "begins": iso(mosaic.times[number])} for number in times_of(mosaic, None)],
             "grids": [
                 {
                     "name": grid.name,
@@ -95,8 +93,8 @@ class Shown:
 
     @property
     def latest(self) -> int:
-        """Position of the latest time step."""
-        return len(self.tiles.mosaic.times) - 1
+        """Position on the time axis of the latest time step."""
+        return chosen_time(self.tiles.mosaic, None)
 
     def tilejson(self, address: str, *, prompt: int, step: int) -> dict[str, Any]:
         """TileJSON 3.0.0 of one prompt and time step.
@@ -170,36 +168,31 @@ class Shown:
             run = newest_run(self.url)
         except MapperError:  # a damaged run tells nothing, and the map is there all the same
             run = None
-        if run is not None and run.run != self._run:
+        another = run is not None and run.run != self._run
+        if run is not None and another:
             self._run, self._items, self._name = run.run, None, run.name or self._name
         growing = run is not None and run.levels_behind
-        if known is None or growing or known.growing:
+        if known is None or growing or known.growing or another:  # it may have renewed what was known
             return WebTiles(mosaic, growing=growing)
         same = (known.mosaic.prompts, known.mosaic.times) == (mosaic.prompts, mosaic.times)
         return known if same else WebTiles(mosaic)
 
     def _item(self, row: int) -> dict[str, Any]:
-        """Id, date and collection of a row of the item table; nothing where no run says."""
+        """Id, date and collection of the item with a number; nothing where no run says."""
         with self._lock:
-            if self._items is None:
-                self._items = self._item_table()
-            table = self._items
-        if table is None or row >= table.num_rows:
+            if self._items is None and self._run:
+                self._items = source_items(self.url, _ITEM_COLUMNS)
+            items = self._items
+        at = -1 if items is None else int(items.rows(np.array([row]))[0])
+        if items is None or at < 0:
             return {}
-        (item,) = table.slice(row, 1).to_pylist()
-        seen = item.get("datetime") or item.get("start_datetime")
+        item = {name: values[at] for name, values in items.columns.items()}
+        seen = item["datetime"] or item["start_datetime"]
         return {
-            "item": item.get("id"),
+            "item": item["id"],
             "datetime": iso(seen) if hasattr(seen, "astimezone") else seen,
-            "collection": item.get("collection"),
+            "collection": item["collection"],
         }
-
-    def _item_table(self) -> pa.Table | None:
-        if not self._run:
-            return None
-        content = state_folder(self.url).child("runs").child(self._run).read("items.parquet")
-        file = pq.ParquetFile(io.BytesIO(content))
-        return file.read(columns=[name for name in _ITEM_COLUMNS if name in file.schema_arrow.names])
 
     @staticmethod
     def _check(tiles: WebTiles, prompt: int, step: int) -> None:

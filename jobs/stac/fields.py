@@ -95,7 +95,7 @@ def classes(prompt: int, asked: Prompt) -> list[dict[str, Any]]:
 def cube(mosaic: Mosaic, grid: Grid, code: int | str) -> dict[str, Any]:
     """``cube:`` fields of a Zarr group: its axes and arrays."""
     left, bottom, right, top = grid.lattice.bounds(grid.box)
-    steps = [iso(time) for time in mosaic.times]
+    steps = [iso(time) for time in mosaic.times]  # as the axis has them
     names = [prompt.name for prompt in mosaic.prompts]
 
     def side(axis: Literal["x", "y"], extent: list[float], step: float) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def cube(mosaic: Mosaic, grid: Grid, code: int | str) -> dict[str, Any]:
     return {
         "cube:dimensions": {
             "prompt": {"type": "prompt", "values": names, "description": "name of the prompt"},
-            "time": {"type": "temporal", "extent": [steps[0], steps[-1]], "values": steps},
+            "time": {"type": "temporal", "extent": [iso(min(mosaic.times)), iso(max(mosaic.times))], "values": steps},
             "y": side("y", [bottom, top], -grid.lattice.res_y),
             "x": side("x", [left, right], grid.lattice.res_x),
         },
@@ -115,7 +115,7 @@ def cube(mosaic: Mosaic, grid: Grid, code: int | str) -> dict[str, Any]:
             "source": {
                 **_array(axes[1:], "uint32", int(NO_SOURCE)),
                 "type": "auxiliary",
-                "description": "row in the item table of the scene seen here",
+                "description": "number of the scene seen here: its row in the item table",
             },
         },
     }

@@ -16,8 +16,13 @@ import yaml
 from catalogs.hrefs import unsigned
 from catalogs.snapshot import freeze, thaw
 from jobs.ledger import RunFolder
+from jobs.renewal import runs_in_turn
+from mapper.errors import MosaicError
 
-_FACTS = ("run", "name", "state", "created", "ended", "steps", "planned", "seam", "fingerprint", "versions")
+_FACTS = (
+    "run", "name", "state", "created", "ended", "steps", "planned", "seam", "fingerprint", "versions",
+    "renews", "monitor", "due", "sources_from", "gone",
+)  # fmt: skip
 _SECRETS = re.compile(r"storage_options|open_kwargs|credential|authorization|password|secret|token|api_?key", re.I)
 """Names of fields that hold what opens a store, in the extensions that have such fields."""
 
@@ -42,9 +47,24 @@ def job_of(folder: RunFolder) -> dict[str, Any]:
     return job if isinstance(job, dict) else {}
 
 
-def told_items(frozen: bytes) -> bytes:
-    """The item table of a run for everybody: stac-geoparquet, row *n* still item *n*."""
-    return freeze([clean(document) for document in thaw(frozen)])
+def told_items(mosaic: str) -> bytes:
+    """The items of all runs of a mosaic for everybody: stac-geoparquet, row *n* is what the source layer calls *n*.
+
+    Raises:
+        MosaicError: the item table of a run is missing.
+    """
+    tables = {run.renewal.sources_from if run.renewal else 0: run.folder for run in runs_in_turn(mosaic)}
+    documents: list[Any] = []
+    for begin, run in sorted(tables.items()):
+        if begin != len(documents):
+            raise MosaicError(
+                "the item tables of its runs do not follow one another",
+                fix="`resmap verify` tells which file of a run is missing or was changed",
+                mosaic=mosaic,
+                run=run.run,
+            )
+        documents += (clean(document) for document in thaw(run.items()))
+    return freeze(documents)
 
 
 def clean(value: Any) -> Any:

@@ -95,6 +95,9 @@ def publish(
     if xyz is not None and not all(part in xyz for part in ("{z}", "{x}", "{y}")):
         raise QuestionError("an address of tiles has {z}, {x} and {y} in it", fix="correct --xyz", xyz=xyz)
     known = known_of(Mosaic.open(mosaic_url, writable=False))
+    if not known.parts:
+        raise MosaicError("no imagery stands in this mosaic any more", fix="publish it when there is some",
+                          mosaic=mosaic_url)  # fmt: skip
     _refuse_other(out, known.id, force=force)
     make_folder(out)
     written = _exported(mosaic_url, out, formats, force=force, progress=progress)
@@ -181,7 +184,7 @@ def _put_provenance(known: Known, collection: pystac.Collection, items: Sequence
         describe_file(asset, path)
     if known.runs:
         table = folder / "items.parquet"
-        table.write_bytes(told_items(known.runs[-1].items()))
+        table.write_bytes(told_items(known.mosaic.url))
         asset = pystac.Asset(
             "./items.parquet",
             title="The imagery: row n is source n",

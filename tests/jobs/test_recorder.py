@@ -491,9 +491,12 @@ def test_what_two_workers_on_ray_said_last_is_what_the_ledger_counts(on_ray: Run
     assert live.over
     assert [now.reading.worker for now in live.workers] == ["gpu-0", "gpu-1"]
     entries = [entry for entry in on_ray.states().values() if entry.state in FINISHED]
-    assert sum(now.reading.tiles for now in live.workers) == len(entries)
-    assert sum(now.reading.windows for now in live.workers) == sum(entry.windows for entry in entries)
-    assert sum(now.reading.pixels for now in live.workers) == sum(entry.asked_px for entry in entries)
+    twice = sum(now.reading.tiles for now in live.workers) - len(entries)
+    # The last tiles of a slow worker are given to the other too: both have mapped them, and the ledger has them once.
+    assert twice >= 0
+    for said, entered in (("windows", "windows"), ("pixels", "asked_px")):
+        surplus = sum(getattr(now.reading, said) for now in live.workers) - sum(getattr(e, entered) for e in entries)
+        assert surplus >= 0 if twice else surplus == 0
 
 
 def test_rows_of_both_workers_on_ray_are_kept(on_ray: RunFolder) -> None:

@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from jobs import migrations
 from jobs.executor import Executor
 from jobs.ledger import RunFolder, run_names
+from jobs.monitors.store import Monitors
 from jobs.registry import LONGEST_NOTE, META, Registry, RunRow
 from jobs.submissions import Queue
 from jobs.turns import Turns
@@ -89,6 +90,7 @@ def test_a_registry_of_the_version_before_is_taken_over(url: str) -> None:
         ("r-1", "done", "2026-01-01T00:00:00+00:00")
     ]
     assert Queue(registry).all() == []
+    assert Monitors(registry).all() == []
     registry.close()
 
 

@@ -73,7 +73,7 @@ function remember() {
   clearTimeout(remembering);
   remembering = setTimeout(() => {
     const place = `${view.zoom.toFixed(2)}/${latOf(view.y).toFixed(6)}/${lonOf(view.x).toFixed(6)}`;
-    const rest = `${[...view.prompts].sort((a, b) => a - b).join(",")}/${view.time}/${view.layer}`;
+    const rest = `${[...view.prompts].sort((a, b) => a - b).join(",")}/${timeNumber()}/${view.layer}`;
     history.replaceState(null, "", `#${place}/${rest}`);
   }, 300);
 }
@@ -86,14 +86,18 @@ function recall() {
     const known = prompts.split(",").filter((part) => part !== "").map(Number);
     view.prompts = new Set(known.filter((number) => number in mosaic.prompts));
   }
-  if (Number(time) in mosaic.times) view.time = Number(time);
+  const at = mosaic.times.findIndex((step) => step.number === Number(time));
+  if (time && at >= 0) view.time = at;
   if (layer === "score") view.layer = "score";
   return true;
 }
 
 // Tiles -----------------------------------------------------------------------------------------------------------
 
-const addressOf = (prompt, z, x, y) => `tiles/${view.layer}/${prompt}/${view.time}/${z}/${x}/${y}.png`;
+// The times are in order of date; the server knows each by its number, which stays when others come in between.
+const timeNumber = () => mosaic.times[view.time].number;
+
+const addressOf = (prompt, z, x, y) => `tiles/${view.layer}/${prompt}/${timeNumber()}/${z}/${x}/${y}.png`;
 
 function tile(prompt, z, x, y, wanted) {
   const address = addressOf(prompt, z, x, y);
@@ -277,7 +281,7 @@ canvas.addEventListener("pointerdown", (event) => {
 canvas.addEventListener("pointermove", (event) => {
   const last = fingers.get(event.pointerId);
   const here = [event.offsetX, event.offsetY];
-  if (!last) return point(placeAt(...here), view.time);
+  if (!last) return point(placeAt(...here), timeNumber());
   fingers.set(event.pointerId, here);
   const share = 1 / fingers.size;
   dragged += Math.hypot(here[0] - last[0], here[1] - last[1]);
@@ -296,7 +300,7 @@ for (const name of ["pointerup", "pointercancel"]) {
     fingers.delete(event.pointerId);
     pinch = 0;
     canvas.classList.remove("moving");
-    if (name === "pointerup" && dragged < 5) point(placeAt(event.offsetX, event.offsetY), view.time, true);
+    if (name === "pointerup" && dragged < 5) point(placeAt(event.offsetX, event.offsetY), timeNumber(), true);
   });
 }
 
@@ -320,7 +324,7 @@ canvas.addEventListener("keydown", (event) => {
     "=": () => zoomTo(view.zoom + 0.5),
     "-": () => zoomTo(view.zoom - 0.5),
     Home: showAll,
-    Enter: () => point([view.x, view.y], view.time, true),
+    Enter: () => point([view.x, view.y], timeNumber(), true),
   };
   if (!(event.key in keys) || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
@@ -369,11 +373,14 @@ function showChoices() {
 
 // While a run writes the mosaic, what is shown is asked for again now and then; equal tiles are not sent twice.
 async function watch() {
+  const shown = timeNumber();
   try {
     mosaic = await (await fetch("mosaic.json", { cache: "no-cache" })).json();
   } catch {
     return;
   }
+  view.time = mosaic.times.findIndex((step) => step.number === shown);
+  if ($("time")) Object.assign($("time"), { max: mosaic.times.length - 1, value: view.time });
   for (const entry of tiles.values()) if (entry.state === "here") entry.state = "wanted";
   draw();
   if (mosaic.growing) setTimeout(watch, GROWS_MS);

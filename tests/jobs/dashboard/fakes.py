@@ -16,20 +16,22 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from jobs.dashboard.control import Submitted
+from jobs.dashboard.monitor_views import Asked, MonitorLine, MonitorPage
 from jobs.dashboard.views import (
     ComparedRow,
     Comparison,
     Event,
     FailureGroup,
     MapInfo,
-    MonitorLine,
     RunLine,
     RunPage,
     TileDetail,
     TileState,
 )
 from mapper.errors import QuestionError, SpecError
+from tests.jobs.dashboard import monitor_panels
 from tests.jobs.dashboard.hostile import HOSTILE
+from tests.jobs.dashboard.monitor_panels import NEPAL, PAUSED, monitor_page
 from tests.jobs.dashboard.panels import (
     BEGAN,
     CALLS,
@@ -72,6 +74,9 @@ class FakeQueries:
     pages: dict[str, RunPage] = field(default_factory=lambda: {of.id: page(of) for of in (LIVE, DONE, HELD, QUEUED)})
     """By key. Tests put others in; what is live here moves while ``moving``."""
 
+    monitored: dict[str, MonitorPage] = field(
+        default_factory=lambda: {of.name: monitor_page(of) for of in (NEPAL, PAUSED)}
+    )
     moving: bool = False
     began: float = field(default_factory=time.monotonic)
 
@@ -170,12 +175,17 @@ class FakeQueries:
         )
 
     def monitors(self) -> tuple[MonitorLine, ...]:
-        return (
-            MonitorLine(name="nepal", schedule="0 6 * * *", state="active", next_at=BEGAN + timedelta(days=1),
-                        last_at=BEGAN, last_state="done", new_items=14, alerts=2),
-            MonitorLine(name=HOSTILE[0], schedule="@daily", state="paused", next_at=None, last_at=None,
-                        last_state="", new_items=0, alerts=0),
-        )  # fmt: skip
+        return tuple(page.line for page in self.monitored.values())
+
+    def monitor(self, name: str) -> MonitorPage:
+        if name not in self.monitored:
+            raise QuestionError(f"there is no monitor {name!r}", fix="the list of monitors names them all")
+        return self.monitored[name]
+
+    def alert_picture(self, name: str, alert: str, side: str) -> bytes:
+        if not any(held.pictures and held.key == alert for held in self.monitor(name).alerts):
+            raise QuestionError("this alert has no picture", fix="the monitor's page has those there are")
+        return monitor_panels.picture(side)
 
     def events(self, key: str, after: int) -> tuple[Event, ...]:
         told = sorted(self.page(key).events, key=lambda event: event.number)
@@ -196,7 +206,7 @@ class FakeControl:
 
     queries: FakeQueries
     asked: list[tuple[str, str, str]] = field(default_factory=list)
-    """What, to which run, by whom."""
+    """What, to which run or monitor, by whom."""
 
     said: str = "".join(f"08:{k // 60:02d}:{k % 60:02d} tile r0000c{k:04d} is done\n" for k in range(600))
 
@@ -218,6 +228,20 @@ class FakeControl:
         of = self.queries.page(key).line
         self.asked.append(("retry", key, by))
         return Submitted(key=key, run=of.run, mosaic=of.mosaic, state="queued", created=False)
+
+    def pause_monitor(self, name: str, *, by: str = "") -> Asked:
+        return self._steer("pause", name, "paused", by)
+
+    def resume_monitor(self, name: str, *, by: str = "") -> Asked:
+        return self._steer("resume", name, "active", by)
+
+    def run_monitor(self, name: str, *, by: str = "") -> Asked:
+        return self._steer("look now", name, "asked", by)
+
+    def _steer(self, act: str, name: str, state: str, by: str) -> Asked:
+        self.queries.monitor(name)
+        self.asked.append((act, name, by))
+        return Asked(name=name, state=state)
 
     def log(self, key: str, *, after: int = 0) -> tuple[str, int]:
         self.queries.page(key)

@@ -27,6 +27,8 @@ PAGES = (
     f"/runs/{LIVE.id}/failures",
     f"/runs/{LIVE.id}/tiles/99",
     "/monitors",
+    "/monitors/nepal",
+    "/monitors/lakes",
     f"/compare?a={LIVE.id}&b={DONE.id}",
 )
 
@@ -87,6 +89,8 @@ def test_the_pages_tell_what_they_are_of(shared: Asked) -> None:
         f"/compare?a={LIVE.id}&b={DONE.id}": ("area an hour", "compute.readers"),
         "/compare": (LIVE.name,),
         "/monitors": ("nepal", HOSTILE[0]),
+        "/monitors/nepal": ("every day at 06:00", "the catalog is down", "yet to come", *HOSTILE[:2], *HOSTILE[3:5]),
+        "/monitors/lakes": (HOSTILE[0], "resmap monitor serve"),
     }.items():
         told = Seen(shared.client.get(path, headers=BROWSER).text).words
         assert all(word in told for word in words), path

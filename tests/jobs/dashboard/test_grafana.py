@@ -152,6 +152,10 @@ def test_prometheus_takes_the_rules_and_the_sample(tmp_path: Path) -> None:
         ("ResmapGpusMostlyWaiting", {'resmap_worker_busy_seconds_total{run="r",worker="w"}': "0+20x60",
                                      'resmap_worker_up_seconds_total{run="r",worker="w"}': "0+60x60",
                                      'resmap_run_live{run="r"}': "1x60"}, {"run": "r"}),
+        ("ResmapMonitorBehind", {'resmap_monitor_lag_seconds{monitor="m"}': "0+60x60",
+                                 'resmap_monitor_interval_seconds{monitor="m"}': "900x60",
+                                 'resmap_monitor_active{monitor="m"}': "1x60"}, {"monitor": "m"}),
+        ("ResmapAlertsNotTaken", {'resmap_monitor_alerts_waiting{monitor="m"}': "3x180"}, {"monitor": "m"}),
         ("ResmapDashboardAway", {'up{job="resmap",instance="i"}': "0x60"}, {"job": "resmap", "instance": "i"}),
     ],
 )  # fmt: skip
@@ -198,6 +202,13 @@ def test_a_run_that_gets_on_sets_off_no_alert(tmp_path: Path) -> None:
         'resmap_calls_throttled_total{run="r",kind="store",host="h"}': "0+1x60",
         'resmap_spent_usd{run="r"}': "0+1x60",
         'resmap_budget_usd{run="r"}': "100x60",
+        'resmap_monitor_lag_seconds{monitor="m"}': "0+10x60",
+        'resmap_monitor_interval_seconds{monitor="m"}': "900x60",
+        'resmap_monitor_active{monitor="m"}': "1x60",
+        'resmap_monitor_lag_seconds{monitor="paused"}': "0+60x60",
+        'resmap_monitor_interval_seconds{monitor="paused"}': "900x60",
+        'resmap_monitor_active{monitor="paused"}': "0x60",
+        'resmap_monitor_alerts_waiting{monitor="m"}': "0x30 3x2 0x30",
         'up{job="resmap",instance="i"}': "1x60",
     }
     tried = {

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_tex
 from cluster.readings import LATENCY_MS, WAITS, WORK, Calls, Reading
 from jobs.dashboard.call_tally import HOSTS, OTHER
 from jobs.dashboard.metric_families import FAMILIES, LABEL_CHARS
+from jobs.dashboard.monitor_views import MonitorLine
 from jobs.dashboard.prometheus import RUNS, WORKERS, Exporter
 from jobs.dashboard.views import RunLine, RunPage
 from jobs.telemetry import Live, WorkerNow
@@ -61,12 +62,16 @@ class Runs:
 
     pages: dict[str, RunPage]
     lives: dict[str, Live] = field(default_factory=dict)
+    monitored: tuple[MonitorLine, ...] = ()
 
     def runs(self) -> tuple[RunLine, ...]:
         return tuple(held.line for held in self.pages.values())
 
     def page(self, key: str) -> RunPage:
         return self.pages[key]
+
+    def monitors(self) -> tuple[MonitorLine, ...]:
+        return self.monitored
 
     def live(self, of: RunLine) -> Live | None:
         return self.lives.get(of.id)
@@ -132,7 +137,7 @@ def test_names_and_units_are_as_prometheus_asks() -> None:
         assert family.help.endswith(".")
         assert not re.search(r"_(ms|km2?|mb|percent|minutes|hours)\b|_count$|_sum$|_bucket$", name)
         if family.kind == "gauge":
-            counts = r"(live|state|left_out|unreadable|in_hand)$"
+            counts = r"(live|state|left_out|unreadable|in_hand|active|waiting|given_up)$"
             assert re.search(units + "$", name) or re.search(counts, name)
 
 
@@ -287,6 +292,9 @@ class _Broken:
         if key == self.broken:
             raise MosaicError("a part of its ledger is damaged")
         return self.whole.page(key)
+
+    def monitors(self) -> tuple[MonitorLine, ...]:
+        return ()
 
 
 def test_hostile_names_are_values_of_labels_and_break_no_line() -> None:
