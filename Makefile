@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FRONT := jobs/dashboard/front
 VENDOR := jobs/dashboard/static/vendor/LICENSES.txt
 
-.PHONY: help setup demo test slow quick chaos chaos-sim chaos-record fuzz check format pocket real clean
+.PHONY: help setup demo test slow quick chaos chaos-sim chaos-ticks stac-api chaos-record fuzz check format pocket real clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,8 @@ $(VENDOR): $(FRONT)/package-lock.json $(FRONT)/vendor.mjs
 demo: setup      ## map two sentences over a small Earth, on this machine, offline
 	$(BIN)/resmap demo
 
-test: setup      ## the whole suite, on two cores; a file's tests stay together
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup      ## the whole suite, on two cores: a third process works while others wait; a file's tests stay together
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 slow: setup      ## the published sizes of the large models, minutes and gigabytes
 	$(BIN)/python -m pytest -m slow
@@ -39,6 +39,12 @@ chaos: setup     ## kill drivers, workers and nodes, and break stores: tens of m
 
 chaos-sim: setup ## ten thousand runs on paper, each with faults of its own: ten minutes of two cores
 	$(BIN)/python -m tests.simulation
+
+chaos-ticks: setup ## ten thousand ticks of monitors, with two schedulers, crashes and clocks that leap: minutes of one core
+	$(BIN)/python -m tests.simulation.ticks
+
+stac-api: setup  ## a real STAC API for the tests that want one, in an environment of its own (PostGIS is needed besides)
+	$(BIN)/python -m tests.pgstac --setup
 
 fuzz: setup      ## a minute of one core for each parser of what strangers write
 	$(BIN)/python -m tests.hostile

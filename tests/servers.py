@@ -216,7 +216,7 @@ def stac_api(items: Sequence[Mapping[str, Any]], collections: Sequence[Mapping[s
 
     It answers a ``filter`` it does not know with no items at all, as others do.
     """
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
         paths = []
@@ -233,7 +233,7 @@ def stac_api(items: Sequence[Mapping[str, Any]], collections: Sequence[Mapping[s
                 stderr=subprocess.STDOUT,
             )
             try:
-                _wait_until_answers(url, process, Path(folder) / "log")
+                wait_until_answers(url, process, Path(folder) / "log")
                 yield url
             finally:
                 process.terminate()
@@ -306,13 +306,15 @@ def _once_less(fault: Fault) -> Fault:
     )  # fmt: skip
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns once a server that was started answers; RuntimeError, with what it said, where it does not."""
     program = Path(str(process.args[0])).name if isinstance(process.args, list) else "the server"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -329,7 +331,7 @@ def _wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -
 @contextmanager
 def s3_bucket() -> Iterator[str]:
     """A bucket of an S3 server on this machine (moto), as ``s3://…``; the environment says how it is reached."""
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     settings = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "test",
@@ -345,7 +347,7 @@ def s3_bucket() -> Iterator[str]:
             process = subprocess.Popen(command, stdout=said, stderr=said)
         os.environ |= settings
         try:
-            _wait_until_answers(url, process, log)
+            wait_until_answers(url, process, log)
             urllib.request.urlopen(urllib.request.Request(f"{url}/maps", method="PUT"), timeout=10).close()
             yield "s3://maps"
         finally:

@@ -1,4 +1,4 @@
-"""A run on Ray with two logical GPUs, watched in a real browser from its beginning to its end, and taken up again."""
+"""A run on Ray with a logical GPU, watched in a real browser from its beginning to its end, and taken up again."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def watched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     job = world.job(folder / "map.zarr", grid={"shard_px": 64, "chunk_px": 64})
     registry = Registry(f"sqlite:///{folder}/registry.sqlite")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLOUR_SLEEP_S", "0.2")
+        patch.setenv("COLOUR_SLEEP_S", "0.1")
         patch.setenv("RESMAP_REGISTRY", f"sqlite:///{folder}/registry.sqlite")
         with Executor(registry, folder=folder / "jobs") as executor:
-            key = executor.submit(json.dumps(job), gpus=2).key
+            key = executor.submit(json.dumps(job), gpus=1).key
             with running(app(Queries(registry), executor, access=Access())) as root:
                 seen, said, filled = watch(browser, root, key)
                 yield Watched(root=root, key=key, mosaic=folder / "map.zarr", broken=broken, whole=whole,

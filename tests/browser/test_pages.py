@@ -19,8 +19,8 @@ from tests.jobs.dashboard.hostile import HOSTILE
 from tests.jobs.dashboard.running import running
 
 RUN = f"/runs/{LIVE.id}"
-PAGES = ["/", RUN, f"{RUN}/map", f"{RUN}/failures", f"{RUN}/tiles/99", f"{RUN}/log", "/monitors",
-         f"/compare?a={LIVE.id}&b={HELD.id}"]  # fmt: skip
+PAGES = ["/", RUN, f"{RUN}/map", f"{RUN}/failures", f"{RUN}/tiles/99", f"{RUN}/log", "/monitors", "/monitors/nepal",
+         "/monitors/lakes", f"/compare?a={LIVE.id}&b={HELD.id}"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +90,9 @@ def test_words_of_strangers_are_text_and_make_no_element(browser: Any, path: str
 def test_axe_finds_nothing_in_light_and_dark(browser: Any, there: Served, path: str) -> None:
     with opened(browser, there.root, path, reduced_motion="reduce") as shown:
         settled(shown, path)
+        shown.evaluate(AXE.read_text())
         for scheme in ("light", "dark"):
             shown.emulate_media(color_scheme=scheme)
-            shown.evaluate(AXE.read_text())
             found = shown.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
             told = [(rule["id"], scheme, [node["html"][:200] for node in rule["nodes"][:3]]) for rule in found]
             assert told == []
@@ -110,9 +110,9 @@ def test_axe_finds_nothing_on_the_pages_of_those_who_are_lost(browser: Any, path
     ):
         shown = context.new_page()
         shown.goto(root + path)
+        shown.evaluate(AXE.read_text())
         for scheme in ("light", "dark"):
             shown.emulate_media(color_scheme=scheme)
-            shown.evaluate(AXE.read_text())
             found = shown.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
             assert [(rule["id"], scheme, [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
 
@@ -127,6 +127,8 @@ def test_pages_say_what_they_have_to_say_without_scripts(browser: Any, there: Se
         f"{RUN}/tiles/99": "AssetError",
         f"{RUN}/log": "tile r0000c0001 is done",
         "/monitors": "nepal",
+        "/monitors/nepal": "the catalog is down",
+        "/monitors/lakes": "It has not looked yet",
     }
     with opened(browser, there.root, path, java_script_enabled=False) as shown:
         assert told.get(path, "1.39 ×") in shown.locator("main").inner_text()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,9 @@ import psutil
 
 PATIENCE_S = 120.0
 """What a driver may take at most; one that takes longer hangs."""
+
+WHERE = signal.SIGUSR1
+"""Has a driver say what each of its threads is at."""
 
 KILLED = -9
 """How a process ends that was killed."""
@@ -58,13 +63,20 @@ class Driver:
         """
         self.process.join(timeout_s)
         if self.process.exitcode is None:
-            raise TimeoutError(f"a driver goes on after {timeout_s:g} s: {self.said('err')[-2000:]}")
+            raise TimeoutError(f"a driver goes on after {timeout_s:g} s: {self.where_it_is()}")
         return Ended(status=self.process.exitcode, out=self.said("out"), err=self.said("err"))
 
     @property
     def stopped(self) -> bool:
         """Whether a signal has stopped it."""
         return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+    def where_it_is(self) -> str:
+        """What it has said last, and what each of its threads is at: it hangs, and nobody will see it again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, WHERE)
+            time.sleep(1)
+        return self.said("err")[-20_000:]
 
     def said(self, where: str) -> str:
         """What it has said so far: ``out`` or ``err``."""
@@ -113,7 +125,7 @@ def wait_until(true: Callable[[], bool], process: Driver) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert process.alive, f"the driver ended too soon: {process.said('err')[-2000:]}"
-        assert time.monotonic() < deadline, f"nothing happened: {process.said('err')[-2000:]}"
+        assert time.monotonic() < deadline, f"nothing happened: {process.where_it_is()}"
         time.sleep(0.02)
 
 
@@ -134,6 +146,7 @@ def _command(words: tuple[str, ...], env: Mapping[str, str], said: str, lease_s:
         os.close(file)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # they are this process's own for as long as it lives
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    faulthandler.register(WHERE, file=sys.stderr)
     sys.argv = ["resmap", *words]
     from jobs import cli, lease
 

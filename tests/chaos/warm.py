@@ -1,6 +1,10 @@
 """All that a driver imports, imported once in the process that drivers are forked from. None of it starts a thread."""
 
 import importlib
+import os
+
+# Arrow's allocator would: a process that is forked beside a thread has what it has locked, and not the thread.
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 for name in (
     "cluster.local",
@@ -18,6 +22,5 @@ for name in (
     "resmap_colour",
     "sqlalchemy.dialects.sqlite",
     "torch",
-    "transformers",
 ):
     importlib.import_module(name)

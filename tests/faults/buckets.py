@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -22,9 +23,12 @@ class Broken:
 
 @pytest.fixture
 def faulty(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
-    """A bucket whose silence is waited out for two seconds instead of fifteen; nothing is broken yet."""
+    """A bucket whose silence is waited out for a second instead of fifteen, and which is asked again after a tenth of a
+    second instead of half a one; nothing is broken yet."""
+    # botocore waits some random part of a second, which doubles at each try, and takes no other number.
+    monkeypatch.setattr("botocore.retryhandler.random", SimpleNamespace(random=lambda: 0.1))
     with broken(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        reached = {"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 2}}
+        reached = {"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 1}}
         monkeypatch.setitem(fsspec.config.conf, "s3", reached)
         yield Broken(bucket=bucket, proxy=proxy)
         proxy.breaks()

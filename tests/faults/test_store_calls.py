@@ -262,7 +262,7 @@ def test_what_the_driver_puts_waits_for_a_store_that_is_away(
     written = put(mosaic, 0)
     run = RunFolder(mosaic.url, "r", engine=engine)
     faulty.proxy.away.set()
-    back = threading.Timer(3, faulty.proxy.away.clear)
+    back = threading.Timer(1.5, faulty.proxy.away.clear)  # it is asked at once, after a second, and after two more
     back.start()
     try:
         with ThreadPoolExecutor(2) as hands:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.ledger import Entry, RunFolder
+from jobs.ledger import RunFolder, run_names
 from jobs.verify import verify
+from tests.chaos.drivers import Driver, driver, wait_until
+from tests.chaos.grounds import recorded
 from tests.stories.world import World, layers, mapped
 
-PATIENCE_S = 90.0
 SLOW = {"COLOUR_SLEEP_S": "0.15"}
 """A run then puts several parts of its ledger."""
 
@@ -30,42 +28,34 @@ HALFWAY = SLOW | {"RESMAP_FAILPOINTS": "before-ledger-part=stop@2"}
 
 
 @contextmanager
-def driver(job: Path, env: Mapping[str, str] = SLOW) -> Iterator[subprocess.Popen[str]]:
+def driver_of(job: Path, env: Mapping[str, str] = SLOW) -> Iterator[Driver]:
     """``resmap run --local`` in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "run", "--local", "--json", str(job)],
-        env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with driver(job.parent, "run", "--local", "--json", str(job), env=env) as under_way:
+        yield under_way
 
 
-def entries(mosaic: Path) -> list[Entry]:
-    runs = [path.parent.name for path in mosaic.glob(".resmap/runs/*/run.json")]
-    return [entry for run in runs for entry in RunFolder(str(mosaic), run).entries()]
+@contextmanager
+def stopped_halfway(job: Path) -> Iterator[Driver]:
+    """A driver that has recorded some of its tiles, and goes on with the rest when it is told to."""
+    with driver_of(job, HALFWAY) as first:
+        wait_until(lambda: first.stopped, first)
+        assert recorded(job.with_name("map.zarr")) >= 1
+        yield first
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert process.poll() is None, f"the driver ended too soon: {process.communicate()[1][-2000:]}"
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
+def ends_well(first: Driver) -> str:
+    """What a driver that goes on says when it is over."""
+    os.kill(first.pid, signal.SIGCONT)
+    over = first.ended()
+    assert over.status == 0, over.err
+    assert json.loads(over.out)["state"] == "done"
+    return over.out
 
 
-def heard(process: subprocess.Popen[str], words: str) -> str:
-    """Read what a process says until it has said this."""
-    assert process.stderr is not None
-    said = ""
-    while words not in said:
-        line = process.stderr.readline()
-        assert line, f"it ended without saying so: {said}"
-        said += line
-    return said
+def hear(process: Driver, words: str) -> str:
+    """What a driver has said, as soon as it has said this."""
+    wait_until(lambda: words in process.said("err"), process)
+    return process.said("err")
 
 
 @pytest.fixture
@@ -81,73 +71,58 @@ def file(job: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_a_second_driver_follows_the_first_and_ends_as_it_does(file: Path, tmp_path: Path) -> None:
-    mosaic = tmp_path / "map.zarr"
-    with driver(file, HALFWAY) as first:
-        wait_until(lambda: len(entries(mosaic)) >= 1, first)
-        with driver(file) as second:
-            said = heard(second, "following it")
-            assert f"process {first.pid} on" in said
-            first.send_signal(signal.SIGCONT)
-            told = second.communicate(timeout=PATIENCE_S)[0]
-        out = first.communicate(timeout=PATIENCE_S)[0]
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert json.loads(told) == json.loads(out)
-    assert set(Counter(entry.tile for entry in entries(mosaic)).values()) == {1}
+    with stopped_halfway(file) as first, driver_of(file) as second:
+        assert f"process {first.pid} on" in hear(second, "following it")
+        said = ends_well(first)
+        over = second.ended()
+    assert over.status == 0, over.err
+    assert json.loads(over.out) == json.loads(said)
+    mosaic = str(tmp_path / "map.zarr")
+    times = Counter(entry.tile for run in run_names(mosaic) for entry in RunFolder(mosaic, run).entries())
+    assert set(times.values()) == {1}
 
 
 def test_a_second_driver_takes_over_when_the_first_dies(
     file: Path, job: dict[str, Any], world: World, tmp_path: Path
 ) -> None:
     mosaic = tmp_path / "map.zarr"
-    with driver(file, HALFWAY) as first:
-        wait_until(lambda: len(entries(mosaic)) >= 1, first)
-        with driver(file) as second:
-            heard(second, "following it")
-            first.send_signal(signal.SIGKILL)
-            out, err = second.communicate(timeout=PATIENCE_S)
-    assert "taking over" in err
-    summary = json.loads(out)
-    assert (second.returncode, summary["state"]) == (0, "done")
+    with stopped_halfway(file) as first, driver_of(file) as second:
+        hear(second, "following it")
+        os.kill(first.pid, signal.SIGKILL)
+        over = second.ended()
+    assert "taking over" in over.err
+    summary = json.loads(over.out)
+    assert (over.status, summary["state"]) == (0, "done")
     assert 0 < summary["worked_tiles"] < summary["tiles"]["planned"]
     assert verify(str(mosaic), full=True).bad == ()
     mapped({**job, "output": {"mosaic": str(tmp_path / "alone.zarr")}})
     assert layers(mosaic).equals(layers(tmp_path / "alone.zarr"))
 
 
-def test_a_follower_that_is_interrupted_leaves_and_the_run_goes_on(file: Path, tmp_path: Path) -> None:
-    mosaic = tmp_path / "map.zarr"
-    with driver(file, HALFWAY) as first:
-        wait_until(lambda: len(entries(mosaic)) >= 1, first)
-        with driver(file) as second:
-            heard(second, "following it")
-            second.send_signal(signal.SIGINT)
-            out, err = second.communicate(timeout=PATIENCE_S)
-        assert second.returncode == 130
-        assert "goes on" in json.loads(out)["stopped"]
-        assert first.poll() is None, err
-        first.send_signal(signal.SIGCONT)
-        assert json.loads(first.communicate(timeout=PATIENCE_S)[0])["state"] == "done"
+def test_a_follower_that_is_interrupted_leaves_and_the_run_goes_on(file: Path) -> None:
+    with stopped_halfway(file) as first:
+        with driver_of(file) as second:
+            hear(second, "following it")
+            os.kill(second.pid, signal.SIGINT)
+            over = second.ended()
+        assert over.status == 130, over.err
+        assert "goes on" in json.loads(over.out)["stopped"]
+        assert first.alive
+        ends_well(first)
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "names"),
-    [
+def test_a_driver_of_another_job_is_refused(file: Path, job: dict[str, Any], tmp_path: Path) -> None:
+    others: list[tuple[dict[str, Any], int, str]] = [
         ({"prompts": [{"name": "cold", "expression": "what is blue"}]}, 1, "is writing this mosaic now"),
         ({"windows": {"overlap_px": 16}}, 3, "made by another job"),
-    ],
-    ids=["another sentence", "another map"],
-)
-def test_a_driver_of_another_job_is_refused(
-    world: World, file: Path, job: dict[str, Any], tmp_path: Path, changes: dict[str, Any], status: int, names: str
-) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump({**job, **changes}))
-    with driver(file, HALFWAY) as first:
-        wait_until(lambda: len(entries(tmp_path / "map.zarr")) >= 1, first)
-        with driver(other) as second:
-            _, err = second.communicate(timeout=PATIENCE_S)
-        assert second.returncode == status, err
-        assert names in err
-        assert "do:" in err
-        first.send_signal(signal.SIGCONT)
-        assert json.loads(first.communicate(timeout=PATIENCE_S)[0])["state"] == "done"
+    ]
+    with stopped_halfway(file) as first:
+        for changes, status, said in others:
+            other = tmp_path / "other.yaml"
+            other.write_text(yaml.safe_dump({**job, **changes}))
+            with driver_of(other) as second:
+                over = second.ended()
+            assert over.status == status, over.err
+            assert said in over.err
+            assert "do:" in over.err
+        ends_well(first)

@@ -42,7 +42,8 @@ class Sitting:
 
 
 @pytest.fixture(
-    scope="module", params=["local", "http, a fifth of them", pytest.param("http", marks=pytest.mark.chaos)]
+    scope="module",
+    params=["local", *(pytest.param(how, marks=pytest.mark.chaos) for how in ("http, a fifth of them", "http"))],
 )
 def sitting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sitting]:
     """One child reads them all; it is started again only if one of them kills it."""

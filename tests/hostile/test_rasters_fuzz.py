@@ -17,6 +17,7 @@ from tests.hostile.test_rasters_http import _silent, raw_server
 RUNS = 300
 
 
+@pytest.mark.chaos
 def test_spoiled_files_give_pixels_or_an_error_of_ours() -> None:
     count, bad = fuzz(RUNS, seed=20_000)
     assert not bad

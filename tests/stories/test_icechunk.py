@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from jobs.ledger import RunFolder, run_names
 from jobs.verify import verify
 from mapper.errors import MosaicError, SpecError
 from mapper.mosaic import Mosaic
+from tests.chaos.drivers import driver, wait_until
 from tests.stories.command_line import Resmap
-from tests.stories.test_resume import PATIENCE_S, SLOW, driver, wait_until, write_job
+from tests.stories.test_resume import PATIENCE_S, write_job
 from tests.stories.world import World, layers, mapped, merged
 
 ICE = {"engine": "icechunk"}
@@ -91,14 +93,14 @@ def test_each_run_is_a_version_that_can_be_opened_again(world: World, tmp_path: 
 
 
 def test_a_killed_driver_leaves_whole_commits_and_the_next_one_the_same_mosaic(
-    world: World, plain: Path, three_gpus: int, tmp_path: Path
+    world: World, plain: Path, tmp_path: Path
 ) -> None:
     mosaic = tmp_path / "map"
     job = write_job(tmp_path, merged(on_icechunk(world, mosaic), {"output": {"commit_shards": 3}}))
-    with driver(job, "--gpus", "2", env=SLOW) as first:
+    with driver(tmp_path, "run", str(job), "--local", env={"COLOUR_SLEEP_S": "0.15"}) as first:
         wait_until(lambda: bool(list(mosaic.parent.glob("map.resmap/runs/*/ledger/part-*"))), first)
-        first.send_signal(signal.SIGKILL)
-        first.wait(PATIENCE_S)
+        os.kill(first.pid, signal.SIGKILL)
+        first.ended()
     (run,) = run_names(str(mosaic))
     folder = RunFolder(str(mosaic), run)
     assert 0 < len(folder.states()) < len(folder.tiles())

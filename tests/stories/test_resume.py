@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,54 +22,11 @@ from jobs.job import Job
 from jobs.ledger import Entry, RunFolder
 from jobs.summary import Summary
 from mapper.errors import BusyError, MapperError, ModelError, MosaicError
+from tests.chaos.drivers import Ended, driver, wait_until
+from tests.chaos.on_ray import SLOW, on_ray
 from tests.stories.world import World, layers, mapped
 
-GPUS = 2
-SLOW = {"COLOUR_SLEEP_S": "0.15"}
-"""A run over the small world then takes some ten seconds: long enough to be met in the middle."""
-
 PATIENCE_S = 90.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A command that is over."""
-
-    status: int
-    out: str
-    err: str
-
-
-@contextmanager
-def driver(job: Path, *flags: str, env: Mapping[str, str] = MappingProxyType({})) -> Iterator[subprocess.Popen[str]]:
-    """``resmap run`` in a process group of its own, as a terminal would start it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "run", str(job), *flags],
-        env={**os.environ, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ended(process: subprocess.Popen[str]) -> Ended:
-    out, err = process.communicate(timeout=PATIENCE_S)
-    return Ended(status=process.returncode, out=out, err=err)
-
-
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert process.poll() is None, f"the driver ended too soon: {process.communicate()[1][-2000:]}"
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
 
 
 def entries(mosaic: Path) -> list[Entry]:
@@ -135,19 +90,20 @@ def killed(world: World, three_gpus: int, tmp_path_factory: pytest.TempPathFacto
     mosaic = folder / "map.zarr"
     job = write_job(folder, world.job(mosaic))
     intruder: MapperError | None = None
-    with driver(job, "--gpus", str(GPUS), env=SLOW) as first:
+    with on_ray(job, env=SLOW) as run:
+        first = run.driver
         wait_until(lambda: len(entries(mosaic)) >= 2, first)
         try:
             other = world.job(mosaic, prompts=[{"name": "cold", "expression": "what is blue"}])
             Job.from_dict(other).run(local=True).wait(timeout_s=PATIENCE_S)
         except MapperError as error:
             intruder = error
-        assert first.poll() is None, "the run was over before it could be killed: slow it down"
-        first.send_signal(signal.SIGKILL)
-        first.wait(PATIENCE_S)
+        assert first.alive, "the run was over before it could be killed: slow it down"
+        os.kill(first.pid, signal.SIGKILL)
+        first.ended()
     recorded = {entry.tile for entry in entries(mosaic)}
     written = shards_of(mosaic, recorded)
-    again = Job.from_file(job).run(gpus=GPUS).wait(timeout_s=PATIENCE_S)
+    again = Job.from_file(job).run(gpus=1).wait(timeout_s=PATIENCE_S)
     return Killed(job=job, mosaic=mosaic, recorded=recorded, written=written, intruder=intruder, again=again)
 
 
@@ -222,10 +178,10 @@ def interrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Inter
     folder = tmp_path_factory.mktemp("interrupted")
     mosaic = folder / "map.zarr"
     job = write_job(folder, world.job(mosaic))
-    with driver(job, "--gpus", str(GPUS), "--json", env=SLOW) as process:
-        wait_until(lambda: len(entries(mosaic)) >= 2, process)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all it started
-        first = ended(process)
+    with on_ray(job, env=SLOW) as run:
+        wait_until(lambda: len(entries(mosaic)) >= 2, run.driver)
+        os.killpg(run.driver.pid, signal.SIGINT)  # a terminal sends it to all it started
+        first = run.driver.ended()
     leased = (mosaic / ".resmap" / "lease.json").exists()
     return Interrupted(job=job, mosaic=mosaic, first=first, entries=entries(mosaic), leased=leased)
 
@@ -254,10 +210,10 @@ def test_ctrl_c_while_the_catalog_is_searched_exits_130_and_leaves_nothing(world
     with files_over_http(world.folder) as served:
         served.fail("/catalog.json", Fault(delay_s=20))
         job = write_job(tmp_path, world.job(tmp_path / "map.zarr", imagery={"catalog": f"{served.url}/catalog.json"}))
-        with driver(job, "--local") as process:
+        with driver(tmp_path, "run", str(job), "--local") as process:
             wait_until(lambda: bool(served.asked("/catalog.json")), process)
             os.killpg(process.pid, signal.SIGINT)
-            over = ended(process)
+            over = process.ended()
     assert over.status == 130
     assert "Traceback" not in over.err
     assert not (tmp_path / "map.zarr").exists()
