@@ -40,7 +40,8 @@ from jobs.books import Books, Tally, tile_entry
 from jobs.job import Job
 from jobs.ledger import Built
 from jobs.levels import Levels
-from jobs.prepare import Prepared, open_output, prepare, save
+from jobs.output import open_output
+from jobs.prepare import Prepared, prepare, save
 from jobs.standing import standing
 from jobs.watch import Silent
 from mapper.map_tile import Task, TileResult, TileTask

@@ -142,6 +142,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               asks=((f"resmap_spent_usd{{{RUN}}}", "{{run}} spent"),
                     (f"resmap_budget_usd{{{RUN}}}", "{{run}} budget"))),
     ),
+    "Monitors": (
+        Panel(title="Behind", says="Since the first due instant that no tick has answered. Above the interval between "
+              "two, something is wrong: the monitor's page says what.", unit="s",
+              asks=(("resmap_monitor_lag_seconds", "{{monitor}}"),
+                    ("resmap_monitor_interval_seconds", "{{monitor}}: interval"))),
+        Panel(title="Since it last looked and knew", says="News or none.", unit="s",
+              asks=(("time() - resmap_monitor_last_success_timestamp_seconds", "{{monitor}}"),)),
+        Panel(title="Alerts on their way", says="Waiting to be taken by a sink, and given up after three days.",
+              unit="short", asks=(("resmap_monitor_alerts_waiting", "{{monitor}} waiting"),
+                                  ("resmap_monitor_alerts_given_up", "{{monitor}} given up"))),
+        Panel(title="Ticks a day", says="By what became of them.", unit="short", stacked=True,
+              asks=(("86400 * sum by (state) (rate(resmap_monitor_ticks_total[1d]))", "{{state}}"),)),
+        Panel(title="Items a day", says="New, reprocessed, gone; and those set aside.", unit="short", stacked=True,
+              asks=(("86400 * sum by (kind) (rate(resmap_monitor_items_total[1d]))", "{{kind}}"),)),
+        Panel(title="Tiles a day", says="Mapped anew.", unit="short",
+              asks=(("86400 * sum by (monitor) (rate(resmap_monitor_tiles_total[1d]))", "{{monitor}}"),)),
+    ),
 }  # fmt: skip
 
 

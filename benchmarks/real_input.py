@@ -90,8 +90,8 @@ def mapped(chosen: Set, out: Path, *, gpus: int) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     with ExitStack() as stack:
         files = stack.enter_context(files_from_another_process(chosen.folder.resolve()))
-        items = [_with_base(item, files) for item in chosen.items]
-        api = stack.enter_context(stac_api(items, [_collection(chosen, items)]))
+        items = [with_base(item, files) for item in chosen.items]
+        api = stack.enter_context(stac_api(items, [collection_of(chosen, items)]))
         document = {
             **chosen.job,
             "imagery": {"catalog": api, "collections": [chosen.name], **chosen.job["imagery"]},
@@ -158,7 +158,9 @@ def banepa(data: Path) -> Set:
         side = 2 * ZOOM_EDGE_M / 2**zoom
         left, top = x * side - ZOOM_EDGE_M, ZOOM_EDGE_M - y * side
         transform = [side / 512, 0.0, left, 0.0, -side / 512, top]
-        items.append(_item(path.stem, "oam-banepa", moment, f"oam/{path.name}", "EPSG:3857", transform, (512, 512), 3))
+        items.append(
+            item_of(path.stem, "oam-banepa", moment, f"oam/{path.name}", "EPSG:3857", transform, (512, 512), 3)
+        )
     footprints = json.loads(next((folder / "osm").glob("*.geojson")).read_text())
 
     def truth(ds: xr.Dataset, step: int) -> NDArray[np.bool_]:
@@ -192,7 +194,7 @@ def naip(data: Path) -> Set:
         with rasterio.open(path) as file:
             placed = (file.crs.to_string(), list(file.transform)[:6], file.shape)
         infrared[f"{year}-{month}-{day}"] = path
-        items.append(_item(path.stem, "naip-nd-series", f"{year}-{month}-{day}T17:00:00Z", path.name, *placed, 4))
+        items.append(item_of(path.stem, "naip-nd-series", f"{year}-{month}-{day}T17:00:00Z", path.name, *placed, 4))
 
     def truth(ds: xr.Dataset, step: int) -> NDArray[np.bool_]:
         path = infrared[str(np.datetime_as_string(ds.time.values[step], "D"))]
@@ -230,7 +232,7 @@ def _east(bbox: list[float]) -> list[float]:
     return [west + PRAIRIE_EAST * (east - west), south, east, north]
 
 
-def _item(
+def item_of(
     name: str,
     collection: str,
     moment: str,
@@ -240,6 +242,7 @@ def _item(
     shape: tuple[int, int],
     bands: int,
 ) -> dict[str, Any]:
+    """A STAC item of one picture with the bands of NAIP, placed by its transform."""
     rows, columns = shape
     a, _, c, _, e, f = transform
     to_lonlat = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
@@ -267,12 +270,14 @@ def _item(
     }  # fmt: skip
 
 
-def _with_base(item: dict[str, Any], base: str) -> dict[str, Any]:
+def with_base(item: dict[str, Any], base: str) -> dict[str, Any]:
+    """The item with its picture's href under an address."""
     image = item["assets"]["image"]
     return {**item, "assets": {"image": {**image, "href": f"{base.rstrip('/')}/{image['href']}"}}}
 
 
-def _collection(chosen: Set, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collection_of(chosen: Set, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The collection that the items of a set are of."""
     times = sorted(item["properties"]["datetime"] for item in items)
     return {
         "type": "Collection",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,9 +30,10 @@ from jobs.dashboard.views import run_key
 from jobs.job import Job
 from jobs.lease import Lease
 from jobs.ledger import Entry, RunFolder
+from jobs.output import open_output
 from jobs.parts import MERGE, new_part
 from jobs.plan import Plan
-from jobs.prepare import Prepared, open_output, save
+from jobs.prepare import Prepared, save
 from jobs.recorder import Recorder, Sums
 from jobs.session import register
 from jobs.spec import run_id
@@ -171,7 +173,7 @@ def _names(run: Simulated) -> Iterator[tuple[int, str]]:
 
 def _facts(run: Simulated) -> list[WorkerFacts]:
     return [
-        WorkerFacts(name=name, device="NVIDIA H100", fingerprint="none", host=f"node-{n // 8:02d}", pid=1000 + n)
+        WorkerFacts(name=name, device="NVIDIA H100", fingerprint="none", host=f"node-{n // 8:02d}", pid=os.getpid())
         for n, name in _names(run)
     ]
 
@@ -190,7 +192,7 @@ def _reading(run: Simulated, number: int, up_s: float, began: float) -> Reading:
     return Reading(
         worker=f"gpu-{number:03d}",
         host=f"node-{number // 8:02d}",
-        pid=1000 + number,
+        pid=os.getpid(),
         device="NVIDIA H100",
         began=began,
         up_s=up_s,
