@@ -60,6 +60,8 @@ class Placed:
 
     host: str
     pid: int
+    node: str = ""
+    """Ray's id of the node, in hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,23 @@ class Alive:
     """None until the model is loaded, and where it cannot be told."""
 
 
-Said: TypeAlias = Placed | Loaded | NotLoaded | Answered | Alive
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Its machine goes away in so many seconds: a cloud has said so, or a signal."""
+
+    within_s: float
+    reason: str
+
+
+Said: TypeAlias = Placed | Loaded | NotLoaded | Answered | Alive | Leaving
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The driver's word to an actor whose machine goes: take no more. What is not begun comes back at once as
+    ``HandedBackError``; what is begun goes on, and comes back likewise if it is not over in so many seconds."""
+
+    within_s: float
 
 
 class GpuActor:

@@ -42,6 +42,7 @@ BUDGETS: Mapping[Cause, Budget] = {
     "transient": Budget(tries=5),
     "resource": Budget(tries=4, waits=4.0),  # memory is freed by what others finish
     "worker": Budget(tries=2),  # the second time it was alone there: it is held to be the reason
+    "returned": Budget(tries=1_000_000, waits=0.0),
     "credentials": Budget(tries=3, waits=4.0, then=Verdict.STOP),  # they are renewed while a run goes on
     "input": Budget(tries=1),
     "bug": Budget(tries=1),

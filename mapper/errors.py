@@ -15,6 +15,7 @@ MapperError                  what happened, where, and what to do about it
 ├── StoreError               the mosaic could not be written this time: try the tile again
 ├── ResourceError            memory ran out: try the tile again, later
 ├── WorkerLostError          the process on the GPU is gone: try the tile elsewhere
+├── HandedBackError          its machine leaves, and the tile was given back: the same, at once, and nothing counts
 ├── BusyError                another process is running this mosaic
 ├── AwayError                a resmap server does not answer now: ask it again, later
 ├── DeliveryError            an alert did not reach whom it is for: send it again, later
@@ -31,6 +32,7 @@ Each has a ``cause``: whose matter it is, and so what a run does about it. ``clu
 |             | Away, Delivery                      |                                 |                              |
 | resource    | Resource                            | the machine's                   | waits longer, tries again    |
 | worker      | WorkerLost                          | the machine's, or the tile's    | tries alone, on another      |
+| returned    | HandedBack                          | nobody's: a machine leaves      | tries elsewhere at once      |
 | credentials | Credentials                         | of whoever holds the keys       | tries again, then stops      |
 | input       | Asset, Missing, SinkGone            | of whoever published it         | gives the tile up            |
 | model       | Model                               | of whoever chose the weights    | stops                        |
@@ -43,10 +45,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, TypeAlias
 
-Cause: TypeAlias = Literal["transient", "resource", "worker", "credentials", "input", "model", "job", "bug"]
+Cause: TypeAlias = Literal["transient", "resource", "worker", "returned", "credentials", "input", "model", "job", "bug"]
 """Whose matter an error is."""
 
-PASSING: frozenset[Cause] = frozenset(("transient", "resource", "worker"))
+PASSING: frozenset[Cause] = frozenset(("transient", "resource", "worker", "returned"))
 """Causes that may be gone at the next try, though nobody did anything about them."""
 
 
@@ -171,6 +173,12 @@ class WorkerLostError(MapperError):
     """The process that owned a GPU is gone."""
 
     cause: ClassVar[Cause] = "worker"
+
+
+class HandedBackError(MapperError):
+    """A worker whose machine leaves gives a tile back that it has not finished."""
+
+    cause: ClassVar[Cause] = "returned"
 
 
 class BusyError(MapperError):
