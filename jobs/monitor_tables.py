@@ -45,7 +45,7 @@ def monitor_table(page: MonitorPage) -> Table:
         ("next", following),
         ("asked", f"to look now, {away(line.asked_at, now)}" if line.asked_at else ""),
         ("last tick", f"{_last(line.last, now)}: {line.last.said}" if line.last else "none yet"),
-        ("known", f"what the catalog had at {moment(page.watermark)}" if page.watermark else "nothing yet"),
+        ("known", f"what the catalog had at {moment(page.watermark)}" if page.watermark else ""),
         ("so far", f"{count(line.new_items)} new items, {count(line.changed_items)} reprocessed, "
                    f"{count(line.gone_items)} gone, {count(line.set_aside)} set aside; {count(line.tiles)} tiles"),
         ("alerts", f"{count(line.alerts_delivered)} delivered, {count(line.alerts_waiting)} to send, "
