@@ -130,26 +130,48 @@ def _cells(top: Integers, bottom: Integers, left: Integers, right: Integers, wid
 
 
 def _beside(plan: Plan, windows: Windows, seen: NDArray[np.bool_]) -> WindowCount:
-    """Windows that clipped tiles touch and the area does not; none where there are too many to look at."""
+    """Windows that clipped tiles touch, and the area within them does not; none where there are too many to look at."""
     once = own = 0
     for number, grid in enumerate(plan.grids):
-        clipped = np.flatnonzero((plan.tiles.grid == number) & plan.tiles.clipped & seen)
         width = grid.tile_shape[1]
-        keys, times = np.unique(plan.tiles.row[clipped] * np.int64(width) + plan.tiles.column[clipped],
-                                return_counts=True)  # fmt: skip
+        here = np.flatnonzero((plan.tiles.grid == number) & seen)
+        tiles = plan.tiles.row[here] * np.int64(width) + plan.tiles.column[here]
+        clipped, steps = plan.tiles.clipped[here], plan.tiles.step[here]
+        keys = np.unique(tiles[clipped])
         places = _placed_windows(grid, plan.areas[grid.name], windows, keys // width, keys % width)
         if places is None:
             continue
         place, row, column = places
         area = plan.areas[grid.name]
         shapely.prepare(area)
-        missed = ~shapely.intersects(area, _boxes(grid, windows, row, column))
-        # A window beside the area is nobody's. One that the area touches elsewhere is still not this tile's business.
         core = keys[place] // width, keys[place] % width
-        own += int(times[place[~shapely.intersects(area, _boxes(grid, windows, row, column, core))]].sum())
-        _, first = np.unique(row[missed] * np.int64(2**31) + column[missed], return_index=True)
-        once += int(times[place[missed][first]].sum())
+        missed = ~shapely.intersects(area, _boxes(grid, windows, row, column, core))
+        window = row * np.int64(2**31) + column
+        for step in np.unique(steps[clipped]).tolist():
+            at = steps == step
+            given = np.isin(keys, tiles[at & clipped])[place]
+            own += int((given & missed).sum())
+            # A window beside the area in one tile may be another's all the same; one that is nobody's is not looked at.
+            nobodys = np.setdiff1d(window[given & missed], window[given & ~missed])
+            once += int((~_touched(grid, windows, nobodys >> 31, nobodys % 2**31, tiles[at & ~clipped])).sum())
     return WindowCount(once=once, own=own)
+
+
+def _touched(grid: Grid, windows: Windows, row: Integers, column: Integers, tiles: Integers) -> NDArray[np.bool_]:
+    """Whether each of these windows meets any of these tiles, which are numbered row by row."""
+    high, wide = grid.tile_shape
+    top, left = row * windows.stride_px - grid.box.top, column * windows.stride_px - grid.box.left
+    first = [edge // grid.shard_px for edge in (top, left)]
+    last = [(edge + windows.size_px - 1) // grid.shard_px for edge in (top, left)]
+    found = np.zeros(len(row), np.bool_)
+    reach = (windows.size_px - 1) // grid.shard_px + 2
+    for down in range(reach):
+        for across in range(reach):
+            at = first[0] + down, first[1] + across
+            inside = (at[0] >= 0) & (at[0] < high) & (at[0] <= last[0])
+            inside &= (at[1] >= 0) & (at[1] < wide) & (at[1] <= last[1])
+            found |= inside & np.isin(at[0] * wide + at[1], tiles)
+    return found
 
 
 def _placed_windows(
