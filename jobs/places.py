@@ -59,7 +59,7 @@ class Places:
 
     def keys(self, tiles: TileTable | TilePlaces) -> Keys:
         """The numbers of tiles whose steps and grids are counted as here."""
-        return self._numbers(tiles.step, tiles.grid, tiles)
+        return self.numbers(tiles.step, tiles.grid, tiles.row, tiles.column)
 
     def of_run(self, run: TurnedRun) -> Keys:
         """The numbers of the tiles of a run, by row of its plan."""
@@ -67,14 +67,21 @@ class Places:
         names = {grid.name: number for number, grid in enumerate(self.grids)}
         steps = np.array([self.position[step] for step in run.steps] or [0], np.int64)
         grids = np.array([names[name] for name in run.facts.get("grids", names)], np.int64)
-        return self._numbers(steps[places.step], grids[places.grid], places)
+        return self.numbers(steps[places.step], grids[places.grid], places.row, places.column)
 
     def split(self, keys: Keys) -> Spread:
         """Where the tiles of these numbers lie."""
         return Spread(*(np.asarray(of, np.int64) for of in np.unravel_index(keys, self._extent)))
 
-    def _numbers(self, step: NDArray[np.integer], grid: NDArray[np.integer], tiles: TileTable | TilePlaces) -> Keys:
-        columns = (np.asarray(of, np.int64) for of in (step, grid, tiles.row, tiles.column))
+    def numbers(
+        self,
+        step: NDArray[np.integer],
+        grid: NDArray[np.integer],
+        row: NDArray[np.integer],
+        column: NDArray[np.integer],
+    ) -> Keys:
+        """The numbers of tiles that lie in the mosaic."""
+        columns = (np.asarray(of, np.int64) for of in (step, grid, row, column))
         return np.asarray(np.ravel_multi_index(tuple(columns), self._extent), np.int64)
 
 

@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.ledger import FINISHED, RunFolder, with_state
+from jobs.places import Keys, Places
 from jobs.standing import tile_rows
 from jobs.tile_file import TilePlaces
 from jobs.tile_table import Flags
 from mapper.mosaic import Mosaic
-
-Keys = NDArray[np.int64]
-"""Tiles or shards as single numbers, -1 where the mosaic has no such place."""
 
 _FINISHED_RANK = 1 << 32
 """What is finished comes before all that is only planned."""
@@ -36,7 +34,7 @@ class RunColumns:
     """Its number among the renewing runs of the mosaic; 0 for all others."""
 
     place: Keys
-    """Where each tile lies, as ``Axes.keys`` has it."""
+    """Where each tile lies, as ``Axes.keys`` has it: -1 where the mosaic has no such place."""
 
     finished: Flags
     """``(layer, tile)``: each prompt by its position on the mosaic's axis, and behind them the source layer."""
@@ -66,8 +64,8 @@ class Axes:
         self.grids = {grid.name: number for number, grid in enumerate(mosaic.grids)}
         self.steps = {time.isoformat(): number for number, time in enumerate(mosaic.times)}
         self.prompts = {prompt.name: number for number, prompt in enumerate(mosaic.prompts)}
-        self._rows = np.array([grid.tile_shape[0] for grid in mosaic.grids], np.int64)
-        self._columns = np.array([grid.tile_shape[1] for grid in mosaic.grids], np.int64)
+        self._places = Places(mosaic.grids, mosaic.times, on_axis=len(mosaic.times))
+        self._extents = np.array([grid.tile_shape for grid in mosaic.grids], np.int64)
 
     def places(self, places: TilePlaces, facts: Mapping[str, Any]) -> tuple[Keys, Keys]:
         """Zone and time step of the tiles of a run by their positions on the mosaic's axes, -1 where it has none such.
@@ -82,11 +80,11 @@ class Axes:
     def keys(self, places: TilePlaces, facts: Mapping[str, Any]) -> Keys:
         """The tiles of a run, each as a number that is the same in all runs. Arguments as of ``places``."""
         grid, step = self.places(places, facts)
-        row, column = places.row.astype(np.int64), places.column.astype(np.int64)
-        known = (grid >= 0) & (step >= 0)
-        known &= (row >= 0) & (row < self._rows[grid]) & (column >= 0) & (column < self._columns[grid])
-        rows, columns = int(self._rows.max()), int(self._columns.max())
-        return np.where(known, ((grid * len(self.steps) + step) * rows + row) * columns + column, -1)
+        row, column, (rows, columns) = places.row, places.column, self._extents[grid].T
+        known = (grid >= 0) & (step >= 0) & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        keys = np.full(len(row), -1, np.int64)
+        keys[known] = self._places.numbers(step[known], grid[known], row[known], column[known])
+        return keys
 
 
 def _numbered(names: Sequence[str], position: Mapping[str, int]) -> Keys:

@@ -104,7 +104,7 @@ LAYERS = (
         dtype="uint32",
         fill=int(NO_SOURCE),
         axes=("time",),
-        attributes={"long_name": "row in the run's item table of the scene seen here"},
+        attributes={"long_name": "number of the scene seen here"},
     ),
 )
 """What a mosaic holds."""

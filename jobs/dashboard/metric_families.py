@@ -34,6 +34,10 @@ def _counter(name: str, text: str, *labels: str) -> Family:
     return Family(kind="counter", name=f"resmap_{name}_total", help=text, labels=("run", *labels))
 
 
+def _of_monitor(kind: Literal["gauge", "counter"], name: str, text: str, *labels: str) -> Family:
+    return Family(kind=kind, name=f"resmap_monitor_{name}", help=text, labels=("monitor", *labels))
+
+
 _RUN = (
     _gauge("run_info", "What a run is; always 1.", "name", "model", "mosaic"),
     _gauge("run_live", "Whether a driver has the run now: 1 or 0."),
@@ -84,50 +88,21 @@ _CALLS = (
     ),
 )
 _MONITOR = (
-    Family(
-        kind="gauge",
-        name="resmap_monitor_active",
-        help="1 for a monitor that looks when it is due, 0 for one that is paused.",
-        labels=("monitor",),
+    _of_monitor("gauge", "active", "1 for a monitor that looks when it is due, 0 for one that is paused."),
+    _of_monitor(
+        "gauge",
+        "last_success_timestamp_seconds",
+        "When a tick last looked and knew, seconds since 1970; news or none.",
     ),
-    Family(
-        kind="gauge",
-        name="resmap_monitor_last_success_timestamp_seconds",
-        help="When a tick last looked and knew, seconds since 1970; news or none.",
-        labels=("monitor",),
+    _of_monitor("gauge", "interval_seconds", "From one due instant to the next, the longest of the coming ones."),
+    _of_monitor(
+        "gauge", "lag_seconds", "Since the first due instant that no tick has answered; 0 where there is none."
     ),
-    Family(
-        kind="gauge",
-        name="resmap_monitor_interval_seconds",
-        help="From one due instant to the next, the longest of the coming ones.",
-        labels=("monitor",),
-    ),
-    Family(
-        kind="gauge",
-        name="resmap_monitor_lag_seconds",
-        help="Since the first due instant that no tick has answered; 0 where there is none.",
-        labels=("monitor",),
-    ),
-    Family(kind="counter", name="resmap_monitor_ticks_total", help="Ticks that are over.", labels=("monitor", "state")),
-    Family(
-        kind="counter",
-        name="resmap_monitor_items_total",
-        help="Items that ticks found: new, changed, gone, set_aside.",
-        labels=("monitor", "kind"),
-    ),
-    Family(kind="counter", name="resmap_monitor_tiles_total", help="Tiles mapped anew.", labels=("monitor",)),
-    Family(
-        kind="gauge",
-        name="resmap_monitor_alerts_waiting",
-        help="Alerts that nobody has taken yet, one for each sink.",
-        labels=("monitor",),
-    ),
-    Family(
-        kind="gauge",
-        name="resmap_monitor_alerts_given_up",
-        help="Alerts that nobody took, and that are not sent again.",
-        labels=("monitor",),
-    ),
+    _of_monitor("counter", "ticks_total", "Ticks that are over.", "state"),
+    _of_monitor("counter", "items_total", "Items that ticks found: new, changed, gone, set_aside.", "kind"),
+    _of_monitor("counter", "tiles_total", "Tiles mapped anew."),
+    _of_monitor("gauge", "alerts_waiting", "Alerts that nobody has taken yet, one for each sink."),
+    _of_monitor("gauge", "alerts_given_up", "Alerts that nobody took, and that are not sent again."),
 )
 _LEFT_OUT = (
     Family(kind="gauge", name="resmap_runs_left_out", help="Runs that are not told of: there are too many.", labels=()),

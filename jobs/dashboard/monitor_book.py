@@ -27,6 +27,8 @@ from jobs.monitors.totals import Totals, totals
 from jobs.registry import Registry
 from jobs.spec import spec_from
 from jobs.stac.provenance import clean
+from mapper.changes.polygons import POLYGONS, PromptTotals
+from mapper.changes.polygons import totals as totals_of
 from mapper.changes.raster import changes_folder
 from mapper.errors import MapperError, QuestionError
 from mapper.storage import Folder
@@ -206,8 +208,8 @@ def _alert_line(held: Alert, rows: list[AlertRow], *, revised: bool) -> AlertLin
         change=held.change,
         time=held.time,
         before=held.before,
-        area_m2=held.area_m2,
-        count=held.count,
+        area_m2=held.area_m2 if held.known else None,
+        count=held.count if held.known else None,
         created=min(row.created for row in rows),
         revises=held.revises is not None,
         revised=revised,
@@ -251,8 +253,6 @@ def read_changes(mosaic: str, *, last: int = STEPS_SHOWN) -> tuple[tuple[ChangeL
 
     The first step of all is left out: there is nothing that it could be compared with.
     """
-    from mapper.changes.polygons import POLYGONS, totals
-
     folder = Folder(changes_folder(mosaic)).child(POLYGONS)
     try:
         names = sorted(folder.names("*.parquet"), key=_step_of, reverse=True)
@@ -261,27 +261,31 @@ def read_changes(mosaic: str, *, last: int = STEPS_SHOWN) -> tuple[tuple[ChangeL
             ChangeLine(
                 time=datetime.strptime(step, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
                 prompt=prompt,
-                appeared=kinds["appeared"][0],
-                vanished=kinds["vanished"][0],
-                appeared_m2=kinds["appeared"][1],
-                vanished_m2=kinds["vanished"][1],
+                appeared=said.kinds["appeared"][0] if said.comparable else None,
+                vanished=said.kinds["vanished"][0] if said.comparable else None,
+                appeared_m2=said.kinds["appeared"][1] if said.comparable else None,
+                vanished_m2=said.kinds["vanished"][1] if said.comparable else None,
             )
             for step in steps
-            for prompt, kinds in _together([totals(folder, name) for name in names if _step_of(name) == step]).items()
+            for prompt, said in _together([totals_of(folder, name) for name in names if _step_of(name) == step]).items()
         ), ""
     except (MapperError, OSError, ValueError) as error:
         return (), f"What changed cannot be read: {error.what if isinstance(error, MapperError) else error}"
 
 
-def _together(zones: list[dict[str, dict[str, tuple[int, float]]]]) -> dict[str, dict[str, tuple[int, float]]]:
-    """Prompt → kind → places and square metres of all zones of a step."""
-    found: dict[str, dict[str, tuple[int, float]]] = {}
+def _together(zones: list[dict[str, PromptTotals]]) -> dict[str, PromptTotals]:
+    """What all zones of a step say of each prompt."""
+    found: dict[str, PromptTotals] = {}
     for zone in zones:
-        for prompt, kinds in zone.items():
-            of = found.setdefault(prompt, {"appeared": (0, 0.0), "vanished": (0, 0.0)})
-            for kind, (places, area_m2) in kinds.items():
-                before = of.get(kind, (0, 0.0))
-                of[kind] = before[0] + places, before[1] + area_m2
+        for prompt, said in zone.items():
+            before = found.get(prompt)
+            if before is not None:
+                kinds = {
+                    kind: (before.kinds[kind][0] + places, before.kinds[kind][1] + area_m2)
+                    for kind, (places, area_m2) in said.kinds.items()
+                }
+                said = PromptTotals(kinds=kinds, comparable=before.comparable or said.comparable)
+            found[prompt] = said
     return found
 
 

@@ -151,16 +151,17 @@ class AlertLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeLine:
-    """What became of one prompt from one time step to the next. Where either was not seen, nothing is said."""
+    """What became of one prompt from one time step to the next. Where either was not seen, nothing is said; where no
+    ground was seen in both, all is None: nobody knows."""
 
     time: datetime
     prompt: str
-    appeared: int
+    appeared: int | None
     """Places, as the two below."""
 
-    vanished: int
-    appeared_m2: float
-    vanished_m2: float
+    vanished: int | None
+    appeared_m2: float | None
+    vanished_m2: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

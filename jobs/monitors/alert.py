@@ -115,8 +115,15 @@ class Alert(_Value):
     places: str | None = None
 
     @property
+    def known(self) -> bool:
+        """Whether anything of the place can be compared: where nothing can, nobody knows what changed."""
+        return self.count > 0 or bool(self.comparable_share)
+
+    @property
     def headline(self) -> str:
         """In a sentence, for people: which words of it are a stranger's is not marked."""
+        if not self.known:
+            return f"corrected, unknown now: whether “{self.expression}” {self.change} in {self.place}"
         number = "1 place" if self.count == 1 else f"{self.count:,} places"
         said = f"“{self.expression}” {self.change} in {self.place}: {surface(self.area_m2)} in {number}"
         corrected = "corrected: " if self.over_threshold else "corrected, no longer over the threshold: "

@@ -13,9 +13,13 @@ from datetime import datetime
 from jobs.job import Job
 from jobs.lease import Lease
 from jobs.ledger import FINISHED, reading_runs
+from jobs.monitors.alert import day, surface
 from jobs.renewal import TurnedRun, runs_in_turn
 from jobs.summary import ENDED
-from mapper.changes import ChangeRule, Renewed, StepChanges, find_changes
+from mapper.changes import ChangeRule, Renewed, StepChanges, changes_told, find_changes
+
+DAYS_NAMED = 3
+"""Steps of which nobody knows what changed, in a tick's history; of the others, how many there are."""
 
 FACT = "compared"
 """In a run's file: how many of its tiles were finished when they were compared last."""
@@ -29,10 +33,11 @@ class Compared:
     """Of each prompt and time step that was compared anew."""
 
     alerted: tuple[StepChanges, ...] = ()
-    """Those of which people are told. What the first run of a mosaic finds is where its monitor begins: nobody is."""
+    """Those of which people are told. What the first run of a mosaic finds is where its monitor begins: nobody is; only
+    of steps that a tick renewed since, where that run is compared together with one."""
 
-    run: str = ""
-    """The last run whose tiles these are."""
+    first: datetime | None = None
+    """The first step of the mosaic, which has nothing before it."""
 
     done: Callable[[], None] = lambda: None
     """To be called when people were told: from then on nobody compares these again."""
@@ -43,9 +48,15 @@ class Compared:
         said = []
         for prompt in dict.fromkeys(step.prompt for step in self.steps):
             mine = [step for step in self.steps if step.prompt == prompt]
-            appeared, vanished = (sum(getattr(step, kind) for step in mine) for kind in ("appeared_m2", "vanished_m2"))
+            appeared, vanished = (
+                sum(getattr(one, f"{kind}_m2") or 0.0 for one in mine) for kind in ("appeared", "vanished")
+            )
             if appeared or vanished:
-                said.append(f"{prompt}: {_surface(appeared)} appeared, {_surface(vanished)} vanished")
+                said.append(f"{prompt}: {surface(appeared)} appeared, {surface(vanished)} vanished")
+            blind = [day(one.time) for one in mine if one.appeared_m2 is None and one.time != self.first]
+            if blind:
+                more = f" and {len(blind) - DAYS_NAMED} steps more" if len(blind) > DAYS_NAMED else ""
+                said.append(f"{prompt}: unknown on {', '.join(blind[:DAYS_NAMED])}{more}, nothing can be compared")
         return said
 
 
@@ -66,15 +77,19 @@ def compare(job: Job, say: Callable[[str], None]) -> Compared:
     afresh = any(run.renewal is None for run, _ in left)
     with Lease(output.mosaic, left[-1][0].folder.run, engine=output.engine):
         with reading_runs(output.mosaic):
-            tiles = None if afresh else [tile for run, _ in left for tile in _tiles(run)]
-        steps = tuple(find_changes(output.mosaic, rule, tiles, tell=say))
+            renewed = [tile for run, _ in left if run.renewal is not None for tile in _tiles(run)]
+        steps = tuple(find_changes(output.mosaic, rule, None if afresh else renewed, until_told=True, tell=say))
 
     def done() -> None:
         with Lease(output.mosaic, left[-1][0].folder.run, engine=output.engine):
             for run, finished in left:
                 run.folder.save_facts(run.folder.facts() | {FACT: finished})
+            changes_told(output.mosaic)
 
-    return Compared(steps=steps, alerted=() if afresh else steps, run=left[-1][0].folder.run, done=done)
+    first = min((step for run in runs for step in run.steps), default=None)
+    told_of = {tile.time for tile in renewed}
+    alerted = tuple(one for one in steps if one.time in told_of) if afresh else steps
+    return Compared(steps=steps, alerted=alerted, first=first, done=done)
 
 
 def _finished(run: TurnedRun) -> int:
@@ -97,10 +112,3 @@ def _tiles(run: TurnedRun) -> Iterator[Renewed]:
             row=int(places.row[row]),
             column=int(places.column[row]),
         )
-
-
-def _surface(area_m2: float) -> str:
-    for size, unit in ((1e6, "km²"), (1e4, "ha")):
-        if area_m2 >= size:
-            return f"{area_m2 / size:,.3g} {unit}" if area_m2 < 100 * size else f"{area_m2 / size:,.0f} {unit}"
-    return f"{area_m2:,.0f} m²"

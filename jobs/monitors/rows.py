@@ -149,8 +149,26 @@ class MonitorRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TickRow:
-    """A tick, as it stands. Counts are None where nobody has counted."""
+class Result:
+    """What came of a tick. Counts are None where nobody has counted."""
+
+    run: str | None = None
+    new_items: int | None = None
+    changed_items: int | None = None
+    gone_items: int | None = None
+    set_aside: int | None = None
+    aside: str | None = None
+    """The first of those, as JSON: a list of collection, id, kind, why."""
+
+    tiles: int | None = None
+    alerts: int | None = None
+    said: str = ""
+    """A sentence: what came of it, or why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickRow(Result):
+    """A tick, as it stands."""
 
     monitor: str
     due: datetime
@@ -169,19 +187,6 @@ class TickRow:
     """On the clock of whoever entered it."""
 
     ended: datetime | None = None
-    run: str | None = None
-    new_items: int | None = None
-    changed_items: int | None = None
-    gone_items: int | None = None
-    set_aside: int | None = None
-    aside: str | None = None
-    """The first of those, as JSON: a list of collection, id, kind, why."""
-
-    tiles: int | None = None
-    alerts: int | None = None
-    said: str = ""
-    """A sentence: what came of it, or why it failed."""
-
     stop_asked: datetime | None = None
     next_try: datetime | None = None
     """Of a failed one: when it is tried again; None where it is not."""
@@ -196,21 +201,12 @@ class TickRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TickEnd:
+class TickEnd(Result):
     """How a tick ended, said by whoever ran it."""
 
     state: Literal["done", "nothing", "failed", "stopped"]
     """stopped: asked to, before all was mapped. What is left is taken up by the next that has it."""
 
-    said: str = ""
-    run: str | None = None
-    new_items: int | None = None
-    changed_items: int | None = None
-    gone_items: int | None = None
-    set_aside: int | None = None
-    aside: str | None = None
-    tiles: int | None = None
-    alerts: int | None = None
     watermark: datetime | None = None
     """Kept in the same moment; None leaves the one there is."""
 

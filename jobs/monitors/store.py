@@ -11,9 +11,6 @@ early ones are in the books: ``accounts.py``.
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from catalogs.hrefs import unsigned
-from jobs.monitors import accounts, outbox
+from jobs.monitors import accounts, entries, outbox
 from jobs.monitors.beats import Beat
 from jobs.monitors.lead import Lead
 from jobs.monitors.rows import (
@@ -39,7 +35,7 @@ from jobs.monitors.rows import (
 )
 from jobs.monitors.schedule import Due
 from jobs.registry import Registry
-from mapper.errors import BusyError, QuestionError, SpecError
+from mapper.errors import BusyError
 
 __all__ = ["AlertRow", "Claimed", "MonitorRow", "Monitors", "Standing", "TickEnd", "TickRow"]
 
@@ -89,36 +85,14 @@ class Monitors:
         Raises:
             SpecError: its name or its mosaic is another monitor's, or its schedule is none.
         """
-        if not name or len(name) > 100 or not name.isprintable():
-            raise SpecError("a monitor's name is one line of 1 to 100 characters", fix="give the job another name")
-        at = now or datetime.now(UTC)
-        values = {
-            "id": uuid.uuid4().hex, "name": name, "job": job, "mosaic": unsigned(mosaic), "place": _place(mosaic),
-            "state": "active", "created": text_of(at), "watermark": None, "swept": None, "asked": None,
-            "spans": json.dumps([[text_of(at)] * 2]), "folded": 0, "sums": "{}",
-        }  # fmt: skip
-        row = monitor_of(values)
-        _ = row.schedule  # refused here, not at the first tick
+        values = entries.new(name, job=job, mosaic=mosaic, at=now or datetime.now(UTC))
         with self._registry.writing(alone=MONITORS) as connection:
-            wanted = sa.select(MONITORS.c.name).where(
-                sa.or_(MONITORS.c.name == name, MONITORS.c.place == values["place"])
-            )
-            for other in connection.scalars(wanted):
-                raise SpecError(
-                    f"there is a monitor {name!r} already"
-                    if other == name
-                    else f"monitor {other!r} already keeps this mosaic current, and two would undo one another's work",
-                    fix=f"`resmap monitor remove {other}` first, or give the job another "
-                    + ("name" if other == name else "output.mosaic"),
-                    mosaic=row.mosaic,
-                )
-            connection.execute(sa.insert(MONITORS).values(**values))
-        return row
+            return entries.enter(connection, values)
 
     def find(self, name: str) -> MonitorRow | None:
         """The monitor of this name."""
         with self._registry.reading() as connection:
-            return _monitor(connection, name)
+            return entries.find(connection, name)
 
     def get(self, name: str) -> MonitorRow:
         """The monitor of this name.
@@ -126,14 +100,13 @@ class Monitors:
         Raises:
             QuestionError: there is none.
         """
-        if (found := self.find(name)) is None:
-            raise _unknown(name)
-        return found
+        with self._registry.reading() as connection:
+            return entries.get(connection, name)
 
     def all(self) -> list[MonitorRow]:
         """All monitors, by name."""
         with self._registry.reading() as connection:
-            return [monitor_of(row) for row in connection.execute(_by_name()).mappings()]
+            return entries.every(connection)
 
     def pause(self, name: str) -> MonitorRow:
         """Have no tick of it begin; one at work goes on."""
@@ -162,7 +135,7 @@ class Monitors:
             QuestionError: there is none.
         """
         with self._registry.writing(alone=MONITORS) as connection:
-            row = _of(connection, name)
+            row = entries.get(connection, name)
             connection.execute(sa.delete(MONITORS).where(MONITORS.c.id == row.id))
             held = sa.and_(TICKS.c.monitor_id == row.id, TICKS.c.state == "running", TICKS.c.holder.is_not(None))
             asked = sa.update(TICKS).where(held, TICKS.c.stop_asked.is_(None))
@@ -173,26 +146,15 @@ class Monitors:
 
     def _change(self, name: str, **values: Any) -> MonitorRow:
         with self._registry.writing(alone=MONITORS) as connection:
-            row = _of(connection, name)
+            row = entries.get(connection, name)
             if values:
                 connection.execute(sa.update(MONITORS).where(MONITORS.c.id == row.id).values(**values))
-            return _of(connection, name)
+            return entries.get(connection, name)
 
     def export(self, name: str) -> dict[str, Any]:
-        """All that is known of a monitor, as JSON has it."""
+        """All that is known of a monitor, as JSON has it, without what opens a store or a webhook."""
         with self._registry.reading() as connection:
-            row = _of(connection, name)
-            values = connection.execute(sa.select(MONITORS).where(MONITORS.c.id == row.id)).mappings().one()
-            ticks = sa.select(TICKS).where(TICKS.c.monitor_id == row.id).order_by(TICKS.c.number)
-            alerts = sa.select(ALERTS).where(ALERTS.c.monitor == name).order_by(ALERTS.c.created, ALERTS.c.key)
-            return {
-                **values,
-                "job": json.loads(row.job),
-                "spans": json.loads(values["spans"]),
-                "sums": json.loads(values["sums"]),
-                "ticks": [dict(one) for one in connection.execute(ticks).mappings()],
-                "alerts": [{**one, "body": json.loads(one["body"])} for one in connection.execute(alerts).mappings()],
-            }
+            return entries.told(connection, name)
 
     # Ticks ------------------------------------------------------------------------------------------------------------
 
@@ -200,7 +162,7 @@ class Monitors:
         """How it stands with each monitor on a clock that shows this; and ticks at work whose monitor was removed."""
         again = sa.and_(TICKS.c.state == "failed", TICKS.c.next_try.is_not(None))
         with self._registry.reading() as connection:
-            rows = [monitor_of(row) for row in connection.execute(_by_name()).mappings()]
+            rows = entries.every(connection)
             found = connection.execute(sa.select(TICKS).where(sa.or_(TICKS.c.state == "running", again))).mappings()
             ticks = {(tick.monitor_id, tick.state): tick for tick in map(tick_of, found)}
             since = accounts.settled_of_all(connection, rows, now)
@@ -216,7 +178,7 @@ class Monitors:
     def begin_at(self, name: str, now: datetime) -> None:
         """Count from now on, on a clock that is before all that is settled: it was wrong then, or is now."""
         with self._registry.writing(alone=MONITORS) as connection:
-            row = _monitor(connection, name)
+            row = entries.find(connection, name)
             if row is not None and accounts.settled(connection, row, now) is None:
                 accounts.begin_at(connection, row, now)
 
@@ -237,7 +199,7 @@ class Monitors:
         """
         at = now or datetime.now(UTC)
         with self._registry.writing(alone=MONITORS) as connection:
-            row = _monitor(connection, name)
+            row = entries.find(connection, name)
             if row is None or row.state != "active":
                 return None
             tick = accounts.running_tick(connection, row)
@@ -261,7 +223,7 @@ class Monitors:
         """Enter a tick as skipped, because the last is at work; None where it is settled, or none is at work."""
         at = now or datetime.now(UTC)
         with self._registry.writing(alone=MONITORS) as connection:
-            row = _monitor(connection, name)
+            row = entries.find(connection, name)
             if row is None or accounts.running_tick(connection, row) is None:
                 return None
             if accounts.tick_at(connection, row, due.at) is not None:
@@ -316,7 +278,7 @@ class Monitors:
         """Ask the tick at work to stop and make way. Whether there was one that was not asked before."""
         at = now or datetime.now(UTC)
         with self._registry.writing(alone=MONITORS) as connection:
-            tick = accounts.running_tick(connection, _of(connection, name))
+            tick = accounts.running_tick(connection, entries.get(connection, name))
             if tick is None or tick.stop_asked is not None:
                 return False
             if tick.holder is None:
@@ -334,7 +296,7 @@ class Monitors:
     def history(self, name: str, last: int = 20) -> list[TickRow]:
         """Its latest ticks, the last entered first. Those of long ago with nothing in them are not kept."""
         with self._registry.reading() as connection:
-            row = _of(connection, name)
+            row = entries.get(connection, name)
             wanted = sa.select(TICKS).where(TICKS.c.monitor_id == row.id).order_by(TICKS.c.number.desc()).limit(last)
             return [tick_of(one) for one in connection.execute(wanted).mappings()]
 
@@ -372,25 +334,6 @@ class Monitors:
             outbox.tried(connection, key, error=error, next_try=next_try)
 
 
-def _by_name() -> sa.Select[Any]:
-    return sa.select(MONITORS).order_by(MONITORS.c.name)
-
-
-def _monitor(connection: sa.Connection, name: str) -> MonitorRow | None:
-    found = connection.execute(sa.select(MONITORS).where(MONITORS.c.name == name)).mappings().first()
-    return None if found is None else monitor_of(found)
-
-
-def _of(connection: sa.Connection, name: str) -> MonitorRow:
-    if (found := _monitor(connection, name)) is None:
-        raise _unknown(name)
-    return found
-
-
-def _unknown(name: str) -> QuestionError:
-    return QuestionError(f"no monitor is named {name!r}", fix="`resmap monitor list` names them all")
-
-
 def _lost(tick: TickRow) -> BusyError:
     return BusyError(
         "another has taken this tick over, or it is settled: this one was away for too long",
@@ -398,10 +341,3 @@ def _lost(tick: TickRow) -> BusyError:
         monitor=tick.monitor,
         due=tick.due.isoformat(),
     )
-
-
-def _place(mosaic: str) -> str:
-    """A mosaic's address in one form, so that two ways to write it are one."""
-    url = unsigned(mosaic).rstrip("/")
-    local = url.removeprefix("file://")
-    return url if "://" in local else os.path.realpath(local)

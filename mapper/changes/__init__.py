@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from mapper.changes.find import Renewed, StepChanges, find_changes
+from mapper.changes.find import Renewed, StepChanges, changes_told, find_changes
 from mapper.changes.opened import changed_places, open_changes
 from mapper.changes.raster import changes_folder
 from mapper.changes.rule import ChangeRule
@@ -19,6 +19,7 @@ __all__ = [
     "StepChanges",
     "changed_places",
     "changes_folder",
+    "changes_told",
     "find_changes",
     "open_changes",
 ]

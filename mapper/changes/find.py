@@ -43,22 +43,25 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepChanges:
-    """What became of one prompt in one step, in all zones."""
+    """What became of one prompt in one step, in all zones.
+
+    Where no ground was seen both in this step and before, nobody knows: all is None then, and not 0.
+    """
 
     time: datetime
     """When the step begins; aware, UTC."""
 
     prompt: str
-    appeared_m2: float
+    appeared_m2: float | None
     """Square metres of ellipsoid."""
 
-    vanished_m2: float
-    stayed_m2: float
-    appeared: int
+    vanished_m2: float | None
+    stayed_m2: float | None
+    appeared: int | None
     """Places: what hangs together, corners included. One that crosses into another zone is a place in each."""
 
-    vanished: int
-    stayed: int
+    vanished: int | None
+    stayed: int | None
 
 
 def find_changes(
@@ -66,6 +69,7 @@ def find_changes(
     rule: ChangeRule,
     renewed: Sequence[Renewed] | None = None,
     *,
+    until_told: bool = False,
     tell: Callable[[str], None] = lambda said: None,
 ) -> list[StepChanges]:
     """Bring the changes beside a mosaic up to date. One process at a time may do so.
@@ -79,6 +83,8 @@ def find_changes(
         rule: what counts as a change.
         renewed: tiles that were mapped since the last time; those of new steps need not be named. None: all is
             decided anew.
+        until_told: answer for the steps of earlier answers too, until ``changes_told`` says that those were used:
+            else they are answered for again only where the same is asked.
         tell: is told in words how far it is.
 
     Returns:
@@ -95,7 +101,7 @@ def find_changes(
     mosaic = Mosaic.open(str(mosaic_url), writable=False)
     folder = Folder(changes_folder(mosaic.url))
     pending = Pending.read(folder)
-    _ask(pending, mosaic, rule, renewed)
+    _ask(pending, mosaic, rule, renewed, until_told=until_told)
     pending.save(folder)
     raster = fitted(mosaic, rule)
     for one in all_series(mosaic, raster, rule):
@@ -118,15 +124,28 @@ def find_changes(
     return [found for step in sorted(pending.reported) for found in step_changes(mosaic, step)]
 
 
+def changes_told(mosaic_url: str) -> None:
+    """Say that what ``find_changes`` has answered so far was used: it need not be answered again.
+
+    Raises:
+        VerifyError, StoreError, CredentialsError: what is kept of it cannot be read or written.
+    """
+    folder = Folder(changes_folder(str(mosaic_url)))
+    pending = Pending.read(folder)
+    pending.asked, pending.reported = "", set()
+    pending.save(folder)
+
+
 def step_changes(mosaic: Mosaic, step: datetime) -> list[StepChanges]:
     """What became of each prompt in one step, as its files tell it."""
     files = Folder(changes_folder(mosaic.url)).child(POLYGONS)
     found = [totals(files, file_name(grid.name, step)) for grid in mosaic.grids]
     out = []
     for prompt in mosaic.prompts:
-        kinds = [zone[prompt.name] for zone in found if prompt.name in zone]
-        count = {kind: sum(zone[kind][0] for zone in kinds) for kind in KINDS}
-        area_m2 = {kind: math.fsum(zone[kind][1] for zone in kinds) for kind in KINDS}
+        zones = [zone[prompt.name] for zone in found if prompt.name in zone]
+        known = any(zone.comparable for zone in zones)
+        count = {kind: sum(zone.kinds[kind][0] for zone in zones) if known else None for kind in KINDS}
+        area_m2 = {kind: math.fsum(zone.kinds[kind][1] for zone in zones) if known else None for kind in KINDS}
         out.append(
             StepChanges(
                 time=step.astimezone(UTC),
@@ -142,7 +161,9 @@ def step_changes(mosaic: Mosaic, step: datetime) -> list[StepChanges]:
     return out
 
 
-def _ask(pending: Pending, mosaic: Mosaic, rule: ChangeRule, renewed: Sequence[Renewed] | None) -> None:
+def _ask(
+    pending: Pending, mosaic: Mosaic, rule: ChangeRule, renewed: Sequence[Renewed] | None, *, until_told: bool
+) -> None:
     """Add what is asked, and what is not known yet, to what is left."""
     there = Raster.open(mosaic.url, writable=False)
     everything = renewed is None or there is None or not there.knows(mosaic, rule)
@@ -154,9 +175,10 @@ def _ask(pending: Pending, mosaic: Mosaic, rule: ChangeRule, renewed: Sequence[R
     if digest != pending.asked:
         # What was left by who asked before was told to nobody.
         unfinished = any(left.steps or left.wave for left in pending.series.values()) or pending.drawn_anew
-        pending.reported = pending.reported if unfinished else set()
+        pending.reported = pending.reported if unfinished or until_told else set()
         pending.asked = digest
     pending.reported |= {steps[one.time.astimezone(UTC)] for one in asked}
+    pending.reported &= set(mosaic.times)  # it may have been made anew
     for grid in mosaic.grids:
         for number, prompt in enumerate(mosaic.prompts):
             left = pending.of(Series(grid.name, prompt.name))

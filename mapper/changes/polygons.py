@@ -36,6 +36,7 @@ from mapper.exports.antimeridian import parted
 from mapper.exports.geoparquet import write_geoparquet
 from mapper.grid import Grid, Tile
 from mapper.imagery import Source
+from mapper.masks import UNOBSERVED
 from mapper.mosaic import Mosaic
 from mapper.outlines.closed import by_anchor, close
 from mapper.outlines.fragments import Fragments, find_fragments
@@ -96,8 +97,19 @@ def draw(mosaic: Mosaic, raster: Raster, zone: str, step: datetime) -> None:
         Folder(changes_folder(mosaic.url)).child(POLYGONS).write(file_name(zone, step), draft.read_bytes())
 
 
-def totals(files: Folder, name: str) -> dict[str, dict[str, tuple[int, float]]]:
-    """Prompt → kind → how many places there are in a file, and square metres; nothing where there is no file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTotals:
+    """What a file says of one prompt."""
+
+    kinds: dict[str, tuple[int, float]]
+    """Kind → places, and square metres."""
+
+    comparable: bool
+    """Whether any ground was seen both in this step and before: where none was, nobody knows what changed."""
+
+
+def totals(files: Folder, name: str) -> dict[str, PromptTotals]:
+    """Prompt → what a file holds of it; nothing where there is no file."""
     try:
         content = files.read(name)
     except FileNotFoundError:
@@ -110,10 +122,13 @@ def totals(files: Folder, name: str) -> dict[str, dict[str, tuple[int, float]]]:
             fix="delete the folder of changes: all of it is made again from the mosaic",
             file=f"{files.url}/{name}",
         ) from error
-    return {
-        prompt: {kind: (int(places), float(area_m2)) for kind, (places, area_m2) in kinds.items()}
-        for prompt, kinds in facts["changes"].items()
-    }
+    found = {}
+    for prompt, said in facts["changes"].items():
+        kinds = {kind: (int(places), float(area_m2)) for kind, (places, area_m2) in said.items()}
+        # Files of earlier versions do not say it: where they hold a place, there was something to compare.
+        comparable = facts.get("comparable", {}).get(prompt, any(places for places, _ in kinds.values()))
+        found[prompt] = PromptTotals(kinds=kinds, comparable=bool(comparable))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +142,7 @@ class _Drawing:
     """Of the step, in order of time."""
 
     changes: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    comparable: dict[str, bool] = field(default_factory=dict)
 
     @property
     def at(self) -> int:
@@ -145,12 +161,14 @@ class _Drawing:
             "time": self.step.isoformat(),
             "rule": self.raster.facts["rule"],
             "changes": self.changes,
+            "comparable": self.comparable,
         }
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """Row batches, prompt by prompt, as places are closed."""
         for number, prompt in enumerate(self.mosaic.prompts):
             self.changes[prompt.name] = dict.fromkeys(KINDS, (0, 0.0))
+            self.comparable[prompt.name] = False
             for kind, found in self._places(number):
                 yield self._batch(prompt.name, kind, found)
 
@@ -183,6 +201,8 @@ class _Drawing:
     def _fragments(self, prompt: int, tile: Tile) -> dict[str, Fragments]:
         """What one shard holds of places, by kind. Their votes are for pairs of steps, see ``_moments``."""
         change = self.raster.change(self.grid, tile, prompt, self.at)
+        if (change < UNOBSERVED).any():
+            self.comparable[self.mosaic.prompts[prompt].name] = True
         wanted = np.isin(change, list(KINDS.values()))
         if not wanted.any():
             return {}

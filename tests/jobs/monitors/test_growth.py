@@ -27,20 +27,7 @@ from mapper.errors import EmptySearchError
 from mapper.imagery import NO_SOURCE
 from mapper.masks import UNMAPPED, UNOBSERVED
 from mapper.mosaic import Mosaic
-from tests.jobs.monitors.growing import (
-    AGAIN,
-    BESIDE,
-    DAY,
-    DUE,
-    EARLIER,
-    EAST,
-    FRESH,
-    LATER,
-    WEST,
-    Growing,
-    by_key,
-    put,
-)  # fmt: skip
+from tests.jobs.monitors.growing import AGAIN, BESIDE, DAY, DUE, EARLIER, EAST, FRESH, LATER, WEST, Growing, by_key, put
 from tests.jobs.monitors.growing import ground as ground
 from tests.jobs.monitors.scenes import Ground, Scene, same, shown
 from tests.stories.world import World, merged
@@ -118,7 +105,7 @@ def test_a_tick_plans_the_tiles_whose_pictures_changed_and_no_other(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(histories(), steps, composites, st.booleans())
 def test_so_it_is_in_many_histories(
     ground: Ground, looks: list[dict[Key, Scene]], step: str, composite: str, zones: bool

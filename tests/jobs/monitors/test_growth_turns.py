@@ -29,20 +29,7 @@ from mapper.errors import MosaicError, SpecError
 from mapper.imagery import NO_SOURCE
 from mapper.masks import UNMAPPED
 from mapper.mosaic import Mosaic, TileLayers
-from tests.jobs.monitors.growing import (
-    AGAIN,
-    CORNER,
-    DAY,
-    DUE,
-    EARLIER,
-    EAST,
-    FRESH,
-    LATER,
-    WEST,
-    Growing,
-    by_key,
-    put,
-)  # fmt: skip
+from tests.jobs.monitors.growing import AGAIN, CORNER, DAY, DUE, EARLIER, EAST, FRESH, LATER, WEST, Growing, by_key, put
 from tests.jobs.monitors.growing import ground as ground
 from tests.jobs.monitors.scenes import Ground, same, shown
 from tests.stories.world import World, merged

@@ -176,7 +176,7 @@ def check_history(catalog: Catalog, acts: list[Act]) -> None:
     assert all(after[key] == before[key] and after[key] in world.sound[key] for key in after if key in broken)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(acts=ACTS)
 def test_after_a_look_at_a_file_that_stands_which_should(tmp_path_factory: Any, acts: list[Act]) -> None:
     check_history(AtRest(tmp_path_factory.getbasetemp() / "history.json"), acts)

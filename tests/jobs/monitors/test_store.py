@@ -463,6 +463,24 @@ def test_all_that_is_known_of_a_monitor_can_be_taken_out(store: Monitors) -> Non
     assert told["swept"].startswith("2026-03-01T12:00")
 
 
+def test_what_is_taken_out_has_no_secret(store: Monitors) -> None:
+    job = {
+        "imagery": {"catalog": "https://user:secret0@example.com/stac?X-Amz-Signature=secret1"},
+        "monitor": {
+            "schedule": "every 1h",
+            "sinks": [
+                {"name": "hook", "webhook": "https://me:secret2@hooks.example.com:8443/T0/secret3?key=secret4"},
+                {"name": "mail", "email": ["a@example.com"], "smtp": "smtp://me:secret5@mail.example.com"},
+            ],
+        },
+    }
+    store.add("lakes", job=json.dumps(job), mosaic="/maps/lakes.zarr", now=NOON)
+    told = store.export("lakes")
+    assert "secret" not in json.dumps(told)
+    assert told["job"]["monitor"]["sinks"][0]["webhook"] == "https://hooks.example.com:8443/…"
+    assert "secret3" in store.get("lakes").job
+
+
 # Who leads ------------------------------------------------------------------------------------------------------------
 
 
