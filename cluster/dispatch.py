@@ -9,7 +9,8 @@ it takes a copy of the task that has kept another worker for too long (J. Dean, 
 Data Processing on Large Clusters, OSDI 2004, section 3.6). The first of the two to finish is the task's outcome.
 
 Every hand-out has a token of its own, and an answer counts for the hand-out whose token it brings. What a worker says
-that was given up for lost and lives on is an answer to nothing, and dropped.
+that was given up for lost and lives on is an answer to nothing, and dropped. So is what one says that has given the
+task back before, because its machine leaves: that is nobody's failure, and the task goes out again at once.
 """
 
 from __future__ import annotations
@@ -131,12 +132,15 @@ class Dispatch:
 
         While a copy runs on, a failure is not counted; it goes out again when the copy is late too. Where copies
         have failed as often as one task may, the one that runs on is not waited for: it would hold the run for ever.
-        Nor is counted what fails in an outage.
+        Nor is counted what fails in an outage, or what a leaving worker gives back.
         """
         trial = self._over(token)
         if trial is None:
             return Judged(attempts=0, verdict=None, error=error)
         given = trial.on.pop(token)
+        if error.cause == "returned":
+            self._returned(trial, now)
+            return Judged(attempts=trial.attempts, verdict=None, error=error)
         self._outage.failed(trial.task.id, error, now)
         if error.cause == "worker":
             trial.losses.append(error)
@@ -274,6 +278,13 @@ class Dispatch:
         else:
             trial.state = moved(trial.state, "planned")
             heapq.heappush(self._waiting, Waiting(due, next(self._order), trial))
+
+    def _returned(self, trial: Trial, now: float) -> None:
+        """Given back unfinished: it is due at once, or left to the next run where this one hands out nothing more."""
+        if self._stopped and not trial.on:
+            trial.state = moved(trial.state, "planned")
+        else:
+            self._go_on(trial, now, now)
 
     def _end(self, trial: Trial, state: ShardState) -> None:
         """It is over. A copy that still runs counts for its worker's room, and for nothing else."""

@@ -1,64 +1,59 @@
-"""A pool of Ray actors, one a GPU: place them, hand them tasks, replace those that die or hang.
+"""A pool of Ray actors: place them, hand them tasks, replace those that die or hang, and follow the cluster.
 
-    a seat a worker ─┬─ its actor now: placed ─► loading ─► working ─► lost ─┐
-                     └◄──────────────── another actor ◄──────────────────────┤
-                                                    gone ◄── third in a row ─┘
-
-What a lost actor had in hand comes back as lost. Its line is hung up first, so what it says later reaches nobody.
+Seats are what ``cluster/placement.py`` says there should be: a node that joins gets workers, one that goes takes its
+seats with it, and ``cluster/seats.py`` has what becomes of one seat. What a lost actor had in hand comes back as lost,
+and what a leaving one has not finished as given back. Its line is hung up first, so what it says later reaches nobody.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
+import math
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from typing import Any
+from functools import partial
 
 import ray
-from ray.exceptions import RayError
 
-from cluster.gpu_actor import Alive, Answered, GpuActor, Load, Loaded, NotLoaded, Placed, Works
+from cluster.gpu_actor import Alive, Answered, Leave, Leaving, Load, Loaded, NotLoaded, Placed, Works
 from cluster.lines import Switchboard
 from cluster.liveness import LOOK_S, Limits, Signs, Watched
+from cluster.nodes import Nodes, RayNodes
+from cluster.placement import Fleet, NodeRoom, Steadied, check_room
 from cluster.pool import Finished, WorkerFacts
-from cluster.ray_cluster import connect, first_line
-from cluster.readers import cluster_nodes, place_readers, readers_wanted
+from cluster.ray_actors import RayActors
+from cluster.ray_cluster import check_nodes, connect
 from cluster.readings import Reading
+from cluster.seats import MOST_FALLS, NODE_DIED, Seat, by_node, nobody_left, nobody_ready, time_to_finish
 from cluster.worker import Worker
-from mapper.errors import MapperError, ModelError, ResourceError, WorkerLostError
+from mapper.errors import MapperError, ModelError
 from mapper.map_tile import Setup, Task, TileMapper
 
 SAID_EVERY_S = 1.0
 """How often an actor says what it measured, and with it that it lives."""
 
-MOST_FALLS = 3
-"""Actors in a row that a seat may lose before one of them has finished a task."""
+SETTLE_S = 15.0
+"""How long a run that could begin waits for the others that have found a place: they load the same model, and are
+there within moments of one another."""
+
+JOIN_S = 1200.0
+"""How long a cluster of other machines may take until it has a worker at all: a node is bought, begins, and fetches an
+image of some gigabytes."""
+
+FEW_S = 60.0
+"""After so long with fewer workers than were asked for, it is said."""
+
+GRACE_S = 2.0
+"""After a leaving worker's time is up, what it gives back is waited for so long."""
+
+AWAY_S = 60.0
+"""A worker that says that it goes is believed for so long after it has gone. Where only its process had to, its place
+is filled again then."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Seat:
-    """One worker's place, and the actor that has it now."""
-
-    name: str
-    actor: Any = None
-    line: int = 0
-    signs: Signs = field(default_factory=Signs)
-    placed: Placed | None = None
-    facts: WorkerFacts | None = None
-    """None until its model is loaded."""
-
-    hand: dict[int, tuple[Task, int]] = field(default_factory=dict)
-    """Number → task and token."""
-
-    falls: int = 0
 
 
 class RayPool:
@@ -68,59 +63,94 @@ class RayPool:
         self,
         setup: Setup,
         *,
-        workers: int | None,
+        workers: int | Fleet | None,
         address: str | None = None,
         readers: int | None = 0,
         load: Load = TileMapper.load,
         worker: Callable[[str, Setup, Load], Works] = Worker,
         insecure_ray: bool = False,
         limits: Limits | None = None,
+        nodes: Callable[[], Nodes] | None = None,
+        paid: Callable[[float], None] = lambda gpus: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Connect, place the actors, and wait for the first to have its model.
 
         Args:
             setup: what every worker must know.
-            workers: GPU actors; None takes as many as the cluster has GPUs (one where it has none).
-            address: of a running cluster, as Ray writes it; None starts one here, whose GPUs are logical ones
-                where the machine has none.
+            workers: GPU actors, one a GPU; None takes as many as there is room for, those that join and leave later
+                too; or what is asked for in full.
+            address: of a running cluster, as Ray writes it, which may grow: what it has no room for yet is waited for.
+                None starts one here, whose GPUs are logical ones where the machine has none.
             readers: actors that read for the workers, a core each; None takes as many as ``readers_wanted``.
             load: makes the tile mapper in the actor.
             worker: makes what the actor owns, of its name, the setup and ``load``.
             insecure_ray: whether to join a cluster of other machines that asks nobody for a token.
             limits: when an actor is given up.
+            nodes: makes who knows the cluster, once there is one; None asks Ray.
+            paid: told how many GPUs the workers have now, whenever that changes; from the thread that drives the pool.
+            stopped: whether nobody waits for a first worker any more.
 
         Raises:
             ResourceError: the cluster cannot be reached, asks nobody for a token, or has fewer GPUs than asked for.
             MapperError: the model cannot be loaded.
         """
-        self._made_of = (setup, load, worker)
+        self._fleet = fleet = Fleet.of(workers)
         self._limits = limits or Limits()
-        self._seats: dict[str, _Seat] = {}
-        self._lines: dict[int, _Seat] = {}
+        self._may_grow = address is not None
+        self._actors = RayActors(setup, load, worker, fleet=fleet, readers=readers, ring=self._ring)
+        self._paid, self._stopped = paid, stopped
+        self._seats: dict[str, Seat] = {}
+        self._lines: dict[int, Seat] = {}
         self._holds: dict[str, int] = {}
         self._readings: dict[str, tuple[float, Reading]] = {}
         """Worker → when it said so last, and what."""
 
         self._ended: list[Finished] = []
-        self._over: SimpleQueue[tuple[int, str]] = SimpleQueue()
-        self._numbers = itertools.count()
-        self._readers: list[Any] = []
+        self._numbers, self._seat_numbers = itertools.count(), itertools.count()
         self._board: Switchboard | None = None
+        self._cluster: Nodes | None = None
+        self._nodes: Sequence[NodeRoom] = ()
+        """As they were looked at last."""
+
+        self._staying: Sequence[NodeRoom] = ()
+        """Of those, where workers may be."""
+
+        self._shunned: frozenset[str] = frozenset()
+        """Of the others, those that Ray would still put workers on."""
+
+        self._going: dict[str, float] = {}
+        """Nodes of which a worker has said that they go → until when that is believed."""
+
+        self._steadied = Steadied()
+        self._given_up: Counter[str] = Counter()
+        """Node → seats that were given up there."""
+
+        self._held = 0.0
+        self._placed = self._settled = self._few_told = False
         self._last_gone: MapperError | None = None
-        self._started_ray = connect(workers, address, readers=readers or 0, insecure=insecure_ray)
+        beside = (readers or 0) + fleet.cores_beside
+        self._started_ray = connect(fleet.here, address, readers=beside, insecure=insecure_ray)
         try:
-            self._open(setup, workers, readers)
+            self._open(nodes or partial(RayNodes, check=None if address is None else check_nodes))
         except MapperError:
             self.close()
             raise
 
     def workers(self) -> Mapping[str, int]:
-        """Those whose model is loaded, and how many tiles each wants in hand, as it said last."""
+        """Those whose model is loaded and who stay, and how many tiles each wants in hand, as it said last."""
         return self._holds
 
     def facts(self) -> Sequence[WorkerFacts]:
-        """Of all workers that are left once all have loaded."""
-        self._await_loaded(lambda: all(seat.facts for seat in self._seats.values()))
+        """Of the workers that have loaded. Asked for the first time, it waits for the others that have found a place:
+        a little, where more may join later too."""
+        until = time.monotonic() + (SETTLE_S if self._may_grow else self._limits.start_s)
+        while not self._settled and time.monotonic() < until and not self._stopped():
+            there = min(len(self._seats), self._fleet.capacity(self._nodes))
+            self._settled = sum(seat.facts is not None for seat in self._seats.values()) >= there
+            if not self._settled:
+                self._await(LOOK_S / 4)
+        self._settled = True
         return tuple(seat.facts for seat in self._seats.values() if seat.facts)
 
     def start(self, worker: str, task: Task, token: int = 0) -> None:
@@ -135,14 +165,12 @@ class RayPool:
         """The calls that are over. An actor that is lost is replaced, and its tasks come back as lost.
 
         Raises:
-            MapperError: no worker is left; what the last one died of.
+            MapperError: no worker is left, nor one to come; what the last one died of.
         """
         until = time.monotonic() + timeout_s
         left_s = timeout_s
         while not self._ended and left_s >= 0:
-            if not self._seats:
-                raise self._nobody_left()
-            self._listen(min(left_s, LOOK_S / 2))
+            self._await(left_s)
             left_s = until - time.monotonic()
         ended, self._ended = self._ended, []
         return ended
@@ -157,67 +185,57 @@ class RayPool:
         if self._board is not None:
             self._board.close()
             self._board = None
+        if self._cluster is not None:
+            self._cluster.close()
         if not ray.is_initialized():
             return
-        for actor in (*(seat.actor for seat in self._seats.values()), *self._readers):
-            with contextlib.suppress(RayError, ValueError):  # Ray has forgotten it already
-                ray.kill(actor, no_restart=True)
+        for seat in self._seats.values():
+            self._actors.kill(seat.actor)
+        self._actors.close()
         if self._started_ray:
             ray.shutdown()
 
     # Begin ------------------------------------------------------------------------------------------------------------
 
-    def _open(self, setup: Setup, workers: int | None, readers: int | None) -> None:
-        gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's own
-        count = workers if workers is not None else max(1, gpus)
-        if count > gpus:
-            raise ResourceError(
-                f"{count} GPU workers were asked of a cluster with {gpus} GPUs", fix=f"pass --gpus {gpus}"
-            )
+    def _open(self, nodes: Callable[[], Nodes]) -> None:
+        self._cluster = nodes()
+        self._nodes = self._staying = self._cluster.now()
+        if warning := check_room(self._fleet, self._nodes, may_grow=self._may_grow):
+            _log.warning("%s: more are waited for, the first of them %.0f minutes at the most", warning, JOIN_S / 60)
         here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
         self._board = Switchboard("127.0.0.1" if self._started_ray else here)
         self._watched = Watched(time.monotonic())
-        self._began_waiting = self._judged_at = 0.0
-        for number in range(count):
-            seat = self._seats[f"gpu-{number}"] = _Seat(name=f"gpu-{number}")
-            self._place(seat)
-        self._readers = place_readers(setup, readers_wanted(cluster_nodes(count)) if readers is None else readers)
-        for seat in self._seats.values():
+        self._began_waiting = self._judged_at = self._enough_at = 0.0
+        seats = self._new_seats(self._wanted())
+        self._actors.place_readers(len(seats))
+        for seat in seats:
             self._begin(seat)
-        self._await_loaded(lambda: bool(self._holds))
+        while not self._holds and not self._stopped():
+            self._await(LOOK_S / 2)
 
-    def _place(self, seat: _Seat) -> None:
-        remote: Any = ray.remote(GpuActor)
-        setup, load, worker = self._made_of
-        options = {"num_gpus": 1, "num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        seat.actor = remote.options(**options).remote(seat.name, setup, load, worker)
+    def _wanted(self) -> int:
+        """Seats that should be waiting for a place."""
+        here = {node.node for node in self._nodes} | {""}
+        given_up = {node: count for node, count in self._given_up.items() if node in here}
+        return self._fleet.to_wait(self._staying, by_node(self._seats.values()), given_up)
 
-    def _begin(self, seat: _Seat) -> None:
+    def _new_seats(self, count: int) -> list[Seat]:
+        """Seats whose actors are asked for; they begin once there are readers for them."""
+        seats = [Seat(name=f"gpu-{next(self._seat_numbers)}") for _ in range(count)]
+        for seat in seats:
+            self._seats[seat.name] = seat
+            self._actors.ask_for(seat, beside=self._shunned)
+        return seats
+
+    def _begin(self, seat: Seat) -> None:
         contact = self._lines_open.contact()
         seat.line, seat.signs, seat.placed, seat.facts = contact.number, Signs(), None, None
         self._lines[seat.line] = seat
-        call = seat.actor.serve.remote(contact, self._readers, min(SAID_EVERY_S, self._limits.alive_every_s))
+        self._actors.begin(seat, contact, min(SAID_EVERY_S, self._limits.alive_every_s))
 
-        def over(done: Future[None], line: int = seat.line) -> None:
-            error = done.exception()
-            self._over.put((line, "its call is over" if error is None else _reason(error)))
-            if (board := self._board) is not None:
-                board.ring()
-
-        call.future().add_done_callback(over)
-
-    def _await_loaded(self, enough: Callable[[], bool]) -> None:
-        """Listen until there are enough; whatever else is heard meanwhile is kept."""
-        loaded, since = 0, self._watched.look(time.monotonic())
-        while not enough():
-            self._listen(LOOK_S / 2)
-            if not self._seats:
-                raise self._nobody_left()
-            at = self._watched.look(time.monotonic())
-            if len(self._holds) != loaded:
-                loaded, since = len(self._holds), at
-            elif at - since > self._limits.start_s:
-                raise self._nobody_ready()
+    def _ring(self) -> None:
+        if (board := self._board) is not None:
+            board.ring()
 
     @property
     def _lines_open(self) -> Switchboard:
@@ -226,8 +244,18 @@ class RayPool:
 
     # Listen -----------------------------------------------------------------------------------------------------------
 
+    def _await(self, timeout_s: float) -> None:
+        """Listen for a while; whatever is heard is kept.
+
+        Raises:
+            MapperError: nobody is left, nor to come.
+        """
+        if not self._seats and self._wanted() == 0:
+            raise nobody_left(self._last_gone)
+        self._listen(min(timeout_s, LOOK_S / 2))
+
     def _listen(self, timeout_s: float) -> None:
-        """Take in what actors and Ray said, then look who says nothing any more."""
+        """Take in what actors and Ray said, then look who says nothing any more, and what the cluster has."""
         heard = self._lines_open.heard(timeout_s)
         at = self._watched.look(time.monotonic())
         for line, message in heard:
@@ -238,16 +266,18 @@ class RayPool:
             else:
                 seat.signs.hear(at)
                 self._told(seat, pickle.loads(message), at)
-        with contextlib.suppress(Empty):
-            while True:
-                line, reason = self._over.get_nowait()
-                if (seat := self._lines.get(line)) is not None:
-                    self._lose(seat, at, "the worker died", said=reason)
+        for over in self._actors.over():
+            if (seat := self._lines.get(over.line)) is not None:
+                self._lose(seat, at, "the worker died", said=over.said, taken=over.taken)
+        for seat in self._actors.ready():
+            if self._seats.get(seat.name) is seat:
+                self._begin(seat)
         if at - self._judged_at >= min(LOOK_S, self._limits.alive_every_s) / 2:
             self._judged_at = at
             self._judge(at)
+            self._follow(at)
 
-    def _told(self, seat: _Seat, said: object, at: float) -> None:
+    def _told(self, seat: Seat, said: object, at: float) -> None:
         match said:
             case Answered():
                 self._answered(seat, said, at)
@@ -255,25 +285,33 @@ class RayPool:
                 seat.signs.move(at, said.moves)
                 self._read(seat, said.reading)
             case Placed():
-                seat.placed = said
+                seat.placed, seat.paid = said, True
+                self._pay()
             case Loaded():
                 self._loaded(seat, said, at)
             case NotLoaded():
                 self._not_loaded(seat, said.error, at)
+            case Leaving():
+                self._going[seat.node] = at + said.within_s + AWAY_S
+                self._send_off(seat, said.within_s, at, said.reason)
 
-    def _answered(self, seat: _Seat, said: Answered, at: float) -> None:
+    def _answered(self, seat: Seat, said: Answered, at: float) -> None:
         task, token = seat.hand.pop(said.number)
         seat.signs.move(at)
         seat.falls = 0
-        self._holds[seat.name] = said.holds
         self._read(seat, said.reading)
         self._ended.append(Finished(worker=seat.name, task=task, result=said.result, token=token))
+        if seat.leaves_at is None:
+            self._holds[seat.name] = said.holds
+        elif not seat.hand:
+            self._remove(seat)
 
-    def _loaded(self, seat: _Seat, said: Loaded, at: float) -> None:
+    def _loaded(self, seat: Seat, said: Loaded, at: float) -> None:
         others = {other.facts.fingerprint for other in self._seats.values() if other.facts}
-        if seat.falls and others and said.facts.fingerprint not in others:
+        later = "took another's place" if seat.falls else "joined later" if self._settled else ""
+        if later and others and said.facts.fingerprint not in others:
             error = ModelError(
-                "a worker that took another's place loaded another model",
+                f"a worker that {later} loaded another model",
                 fix="give every node the same weights",
                 found=said.facts.fingerprint,
             )
@@ -282,16 +320,69 @@ class RayPool:
         seat.facts, self._holds[seat.name] = said.facts, said.holds
         self._read(seat, said.reading)
 
-    def _read(self, seat: _Seat, reading: Reading | None) -> None:
+    def _read(self, seat: Seat, reading: Reading | None) -> None:
         """Keep what an actor said of itself; its threads speak in any order, and what is older is no news."""
         known = self._readings.get(seat.name)
         if reading is not None and (known is None or known[1].up_s <= reading.up_s):
             self._readings[seat.name] = time.monotonic(), reading
 
-    def _not_loaded(self, seat: _Seat, error: MapperError, at: float) -> None:
-        if not seat.falls:
+    def _not_loaded(self, seat: Seat, error: MapperError, at: float) -> None:
+        if not seat.falls and not self._settled:
             raise error  # the run's first actors: what is wrong with the model is wrong with the job
         self._lose(seat, at, f"the worker could not load its model: {error}", cause=error)
+
+    # Follow the cluster -----------------------------------------------------------------------------------------------
+
+    def _follow(self, at: float) -> None:
+        """Send off those whose node goes; have as many wait for a place as should."""
+        assert self._cluster is not None  # closed: nobody uses a pool after that
+        nodes, leaving, unfit = self._cluster.now(), self._cluster.leaving(), self._cluster.unfit()
+        for seat in [seat for seat in self._seats.values() if not seat.waits and seat.leaves_at is None]:
+            if seat.node in leaving:
+                self._send_off(seat, leaving[seat.node], at, "Ray drains its node")
+            elif seat.node in unfit:
+                self._send_off(seat, math.inf, at, unfit[seat.node])
+        if nodes is self._nodes:
+            return
+        joined = bool({node.node for node in nodes} - {node.node for node in self._nodes})
+        self._nodes = nodes
+        self._going = {node: until for node, until in self._going.items() if until > at}
+        self._shunned = frozenset(node.node for node in nodes if node.node in unfit or node.node in self._going)
+        self._staying = [node for node in nodes if node.node not in self._shunned | leaving.keys()]
+        waiting = [seat for seat in self._seats.values() if seat.waits]
+        change = self._steadied.step(self._wanted(), len(waiting), at, joined=joined)
+        if change > 0:
+            self._actors.place_more_readers(self._new_seats(change), len(self._seats))
+        for seat in self._actors.without_place(waiting)[change:] if change < 0 else ():
+            self._remove(seat)
+
+    def _send_off(self, seat: Seat, left_s: float, at: float, why: str) -> None:
+        """Give a worker no more: what it has not begun comes back, and what it has begun if its time is up before."""
+        within_s = time_to_finish(left_s)
+        if seat.leaves_at is not None:
+            seat.leaves_at = min(seat.leaves_at, at + within_s)
+            return
+        soon = "" if math.isinf(left_s) else f" within {left_s:.0f} s"
+        _log.warning("worker %s leaves%s with %d tiles in hand: %s", seat.name, soon, len(seat.hand), why)
+        seat.leaves_at = at + within_s
+        self._holds.pop(seat.name, None)
+        if seat.hand:
+            self._lines_open.send(seat.line, pickle.dumps(Leave(within_s), protocol=pickle.HIGHEST_PROTOCOL))
+        else:
+            self._remove(seat)
+
+    def _remove(self, seat: Seat) -> None:
+        """Take a seat away. What is still in hand there comes back."""
+        self._let_go(seat)
+        self._ended += seat.taken_back(seat.return_of("its time is up"))
+        del self._seats[seat.name]
+        self._pay()
+
+    def _pay(self) -> None:
+        gpus = sum(seat.paid for seat in self._seats.values()) / self._fleet.workers_per_gpu
+        if gpus != self._held:
+            self._held = gpus
+            self._paid(gpus)
 
     # Lose -------------------------------------------------------------------------------------------------------------
 
@@ -299,63 +390,60 @@ class RayPool:
         for seat in list(self._seats.values()):
             if (why := self._limits.verdict(seat.signs, at, in_hand=len(seat.hand))) is not None:
                 self._lose(seat, at, f"the worker was given up: {why}")
-        if self._holds:
-            self._began_waiting = at
-        elif at - self._began_waiting > self._limits.start_s:
-            raise self._nobody_ready()
+            elif seat.leaves_at is not None and at > seat.leaves_at + GRACE_S:
+                self._remove(seat)
+        placed = not all(seat.waits for seat in self._seats.values())
+        limit_s = JOIN_S if self._may_grow and not placed else self._limits.start_s
+        if placed is not self._placed or any(seat.facts for seat in self._seats.values()):
+            self._placed, self._began_waiting = placed, at
+        elif at - self._began_waiting > limit_s:
+            raise nobody_ready(limit_s)
+        if len(self._holds) >= min(self._fleet.least_workers, self._fleet.most_workers):
+            self._enough_at, self._few_told = at, False
+        elif at - self._enough_at > FEW_S and not self._few_told:
+            self._few_told = True
+            few = "%d of the %d GPU workers that were asked for are at work; the run goes on with those"
+            _log.warning(few, len(self._holds), self._fleet.least_workers)
 
-    def _lose(self, seat: _Seat, at: float, what: str, *, said: str = "", cause: MapperError | None = None) -> None:
-        """Give an actor up, its tasks back, and its seat to another, or to nobody."""
+    def _lose(
+        self, seat: Seat, at: float, what: str, *, said: str = "", cause: MapperError | None = None, taken: bool = False
+    ) -> None:
+        """Give an actor up, its tasks back, and its seat to another, or to nobody.
+
+        Args:
+            seat: whose actor it is.
+            at: now.
+            what: a clause.
+            said: by Ray.
+            cause: what it said itself.
+            taken: whether its machine was taken away, which is no fault of its own or of a tile.
+        """
+        if seat.leaves_at is not None or taken:
+            if taken:
+                _log.warning("worker %s is gone with %d tiles in hand: %s", seat.name, len(seat.hand), said)
+            self._remove(seat)
+            return
         self._let_go(seat)
-        heard_at = seat.signs.heard_at
-        evidence: dict[str, Any] = {
-            "worker": seat.name,
-            "host": seat.placed.host if seat.placed else "",
-            "pid": seat.placed.pid if seat.placed else "",
-            "said": said,
-            "last_heard": "" if heard_at is None else f"{at - heard_at:.3g} s before",
-        }
-        for task, token in seat.hand.values():
-            lost = WorkerLostError(what, **evidence, tile=task.name)
-            self._ended.append(Finished(worker=seat.name, task=task, result=lost, token=token))
-        seat.hand.clear()
+        error = seat.loss(what, at, said=said)
+        self._ended += seat.taken_back(error)
+        if NODE_DIED in said:
+            _log.warning("%s; its place is gone too", error)
+            self._remove(seat)
+            return
         seat.falls += 1
-        error = WorkerLostError(what, **evidence)
         if seat.falls < MOST_FALLS:
             _log.warning("%s; another takes its place", error)
-            self._place(seat)
+            self._actors.ask_for(seat, beside=self._shunned)
             self._begin(seat)
             return
-        del self._seats[seat.name]
+        self._given_up[seat.node] += 1
         self._last_gone = cause or error
         _log.warning("%s; %d in a row have finished nothing there: the run goes on without it", error, seat.falls)
+        self._remove(seat)
 
-    def _let_go(self, seat: _Seat) -> None:
-        del self._lines[seat.line]
+    def _let_go(self, seat: Seat) -> None:
+        self._lines.pop(seat.line, None)
         self._lines_open.hang_up(seat.line)
         self._holds.pop(seat.name, None)
         self._readings.pop(seat.name, None)
-        with contextlib.suppress(RayError, ValueError):  # Ray has forgotten it already
-            ray.kill(seat.actor, no_restart=True)
-
-    def _nobody_ready(self) -> ResourceError:
-        return ResourceError(
-            f"no GPU worker was ready after {self._limits.start_s:g} s",
-            fix="ask for fewer with --gpus, or add nodes; `ray status` tells what the cluster waits for",
-        )
-
-    def _nobody_left(self) -> MapperError:
-        gone = self._last_gone
-        if gone is not None and not isinstance(gone, WorkerLostError):
-            return gone
-        return ResourceError(
-            f"no GPU worker is left: each died {MOST_FALLS} times in a row before it finished a tile",
-            fix="see what the last one died of",
-            last=str(gone),
-        )
-
-
-def _reason(error: BaseException) -> str:
-    """What Ray says an actor died of, in a line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if "because" in line or "exit detail" in line), first_line(error))
+        self._actors.kill(seat.actor)

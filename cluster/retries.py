@@ -8,6 +8,7 @@ all the same: after ``outage_s`` without one success the run stops, or gives up 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -42,7 +43,7 @@ BUDGETS: Mapping[Cause, Budget] = {
     "transient": Budget(tries=5),
     "resource": Budget(tries=4, waits=4.0),  # memory is freed by what others finish
     "worker": Budget(tries=2),  # the second time it was alone there: it is held to be the reason
-    "returned": Budget(tries=1_000_000, waits=0.0),
+    "returned": Budget(tries=sys.maxsize, waits=0.0),  # a machine that leaves says nothing of its tiles
     "credentials": Budget(tries=3, waits=4.0, then=Verdict.STOP),  # they are renewed while a run goes on
     "input": Budget(tries=1),
     "bug": Budget(tries=1),

@@ -32,7 +32,7 @@ from cluster.pool import Finished, WorkerFacts
 from cluster.readings import WORK, Reading
 from cluster.sizing import Queues, Sizes
 from cluster.tally import Tally, stage_of
-from mapper.errors import MapperError, WorkerLostError
+from mapper.errors import HandedBackError, MapperError, WorkerLostError
 from mapper.map_tile import Task, TileResult
 
 
@@ -91,8 +91,11 @@ class World:
     deaths: Sequence[tuple[float, str]] = ()
     """When which worker dies with all it has in hand."""
 
+    leaves: Sequence[tuple[float, str, float]] = ()
+    """When it is told of which worker that its machine goes, and how many seconds it has from then on."""
+
     restart_s: float = 30.0
-    """From a death until another worker is in its place."""
+    """From a death, or a machine's going, until another worker is in its place."""
 
     seed: int = 0
 
@@ -134,6 +137,8 @@ class SimulatedPool:
         self._holds = dict.fromkeys(self._workers, world.sizes.holds)
         for at, name in world.deaths:
             self._clock.at(at, partial(self._die, name))
+        for at, name, within_s in world.leaves:
+            self._clock.at(at, partial(self._leave, name, within_s))
 
     def now(self) -> float:
         """Seconds since the beginning, as the driver knows them."""
@@ -200,6 +205,10 @@ class SimulatedPool:
         chance = random.Random(of_tile << 32 | crc32(name.encode()))  # another day at the store for another worker
         at.waits()
         yield at.readers
+        if held.back:
+            at.readers.leave()
+            return
+        held.begun = True
         read_s = self._clock.time
         yield times * sum(world.latency_s.draw(chance) for _ in range(world.requests))
         yield self._store.transfer(world.read_bytes)
@@ -216,7 +225,8 @@ class SimulatedPool:
         at.tally.rest()
         at.model.leave()
         at.resize(world.size(at.sizes, at.queues()))
-        self._holds[name] = at.sizes.holds
+        if name in self._holds:
+            self._holds[name] = at.sizes.holds
         at.waits()
         yield at.writers
         encode_s, latency_s = times * world.encode_s.draw(chance), times * world.latency_s.draw(chance)
@@ -244,6 +254,26 @@ class SimulatedPool:
             self._tell(name, held, WorkerLostError("the worker died", worker=name, tile=held.task.name))
         self._clock.at(self._clock.time + self._world.restart_s, partial(self._replace, name, dead.busy_s))
 
+    def _leave(self, name: str, within_s: float) -> None:
+        """It takes no more, gives back what it has not begun, and in the end what is not over."""
+        if self._holds.pop(name, None) is None:
+            return
+        leaving = self._workers[name]
+        for held in [held for held in leaving.held if not held.begun]:
+            held.back = True
+            leaving.held.remove(held)
+            self._give_back(name, held)
+        self._clock.at(self._clock.time + within_s, partial(self._go, name, leaving))
+
+    def _go(self, name: str, gone: _Worker) -> None:
+        for held in gone.held:
+            held.story = iter(())
+            self._give_back(name, held)
+        self._clock.at(self._clock.time + self._world.restart_s, partial(self._replace, name, gone.busy_s))
+
+    def _give_back(self, name: str, held: _Held) -> None:
+        self._tell(name, held, HandedBackError("its worker leaves", worker=name, tile=held.task.name))
+
     def _replace(self, name: str, busy_s: float) -> None:
         self._workers[name] = _Worker(self._clock, self._world.sizes, busy_s=busy_s)
         self._holds[name] = self._world.sizes.holds
@@ -257,6 +287,12 @@ class _Held:
     token: int
     story: Story = field(default_factory=lambda: iter(()))
     """Ends where its worker dies."""
+
+    begun: bool = False
+    """Whether anything of it has been read."""
+
+    back: bool = False
+    """Whether it was given back before."""
 
     def __iter__(self) -> Story:
         return self

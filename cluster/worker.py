@@ -10,9 +10,11 @@ What the tiles in hand take in memory is bounded: one that would go beyond waits
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from cluster.pool import WorkerFacts
 from cluster.readings import Reading
 from cluster.sizing import Limits, Queues, Sizes, sized
 from cluster.tally import Tally, stage_of
-from mapper.errors import MapperError, ResourceError
+from mapper.errors import HandedBackError, MapperError, ResourceError
 from mapper.map_tile import Result, Setup, Task, TileMapper, TileResult, TileTask
 from mapper.pyramid import LevelTask
 
@@ -85,6 +87,10 @@ class Worker:
             batch=self._lane.batch, in_hand=stages.in_hand, holds=self.holds, queues=asdict(stages.queues())
         )
 
+    def leave(self, within_s: float) -> None:
+        """Begin nothing more: its machine goes. What is begun goes on where it can be over in so many seconds."""
+        self._stages.leave(within_s)
+
     def run(self, task: Task) -> Result | MapperError:
         """Map one tile, or build one shard above them, beside the model's thread. This is the task border: whatever
         goes wrong comes back as a value with its place."""
@@ -101,6 +107,8 @@ class Worker:
             return result
         except MapperError as error:
             error.where.setdefault("tile", task.name)
+            if isinstance(error, HandedBackError):
+                error.where.setdefault("worker", self._name)
             return error
         except Exception as error:
             if ran_out_of_memory(error):
@@ -126,11 +134,14 @@ class Worker:
         with self._stages.held(self._mapper.held_bytes(task)):
             with self._stages.reading():
                 view = self._mapper.read(task)
+            read_at = time.monotonic()
             with self._stages.on_model():
                 # Numbered once read: what was read first is looked at first, and a slow read holds nobody up.
                 scores = self._mapper.segment(task, view, self._lane.ask(next(self._numbers)))
             with self._stages.writing():
-                return self._mapper.write(task, view, scores)
+                result = self._mapper.write(task, view, scores)
+            self._stages.took(time.monotonic() - read_at)
+            return result
 
 
 class _Stages:
@@ -144,12 +155,25 @@ class _Stages:
         self._budget_bytes, self._tally = budget_bytes, tally
         self._bytes = self._waiting = self._reading = self._ready = self._unwritten = self._writing = 0
         self._kept_out = self._tiles_unwritten = 0
+        self._until = math.inf
+        """When it has to be over, where its machine goes; by the monotonic clock."""
+
+        self._leaves = False
+        self._rest_s = 0.0
+        """From a tile's being read until it is written, as it took lately."""
+
         self._change = threading.Condition()
 
     @property
     def holds(self) -> int:
         """Tasks to have in hand."""
         return min(self.sizes.holds, MOST_HELD)
+
+    def leave(self, within_s: float) -> None:
+        """Let no task begin, and none go on that would not be over in so many seconds."""
+        with self._change:
+            self._leaves, self._until = True, min(self._until, time.monotonic() + within_s)
+            self._change.notify_all()
 
     @contextmanager
     def in_hands(self) -> Iterator[None]:
@@ -170,8 +194,11 @@ class _Stages:
         with self._change:
             self._kept_out += 1
             self._changed()
-            self._change.wait_for(lambda: self._bytes == 0 or self._bytes + nbytes <= self._budget_bytes)
+            self._change.wait_for(
+                lambda: self._leaves or self._bytes == 0 or self._bytes + nbytes <= self._budget_bytes
+            )
             self._kept_out -= 1
+            self._may_begin()
             self._bytes += nbytes
         try:
             yield
@@ -185,8 +212,9 @@ class _Stages:
         """While a tile is read: not more at once than there are readers."""
         with self._change:
             self._waiting += 1
-            self._change.wait_for(lambda: self._reading < self.sizes.readers)
+            self._change.wait_for(lambda: self._leaves or self._reading < self.sizes.readers)
             self._waiting -= 1
+            self._may_begin()
             self._reading += 1
             self._changed()
         try:
@@ -199,8 +227,11 @@ class _Stages:
 
     @contextmanager
     def on_model(self) -> Iterator[None]:
-        """From a tile's being read until all is said of it."""
+        """From a tile's being read until all is said of it. Where its machine goes, the model is left to tiles that can
+        still be written."""
         with self._change:
+            if self._leaves and time.monotonic() + self._rest_s > self._until:
+                raise HandedBackError("its worker leaves before it could be over")
             self._ready += 1
             self._changed()
         try:
@@ -219,8 +250,12 @@ class _Stages:
             self._unwritten += 1
             self._tiles_unwritten += of_tile
             self._changed()
-            self._change.wait_for(lambda: self._writing < self.sizes.writers)
+            self._change.wait_for(
+                lambda: self._writing < self.sizes.writers or (self._leaves and not of_tile)  # nothing of it is begun
+            )
             self._unwritten -= 1
+            if not of_tile:
+                self._may_begin()
             self._writing += 1
         try:
             yield
@@ -231,6 +266,10 @@ class _Stages:
                 self.moves += 1
                 self._changed()
 
+    def took(self, rest_s: float) -> None:
+        """So long a tile took from its being read until it was written."""
+        self._rest_s = rest_s if self._rest_s == 0 else 0.8 * self._rest_s + 0.2 * rest_s
+
     def queues(self) -> Queues:
         """Tiles by what they are at."""
         return Queues(
@@ -240,6 +279,11 @@ class _Stages:
             unwritten=self._unwritten,
             writing=self._writing,
         )
+
+    def _may_begin(self) -> None:
+        if self._leaves:
+            self._changed()
+            raise HandedBackError("its worker leaves, and had not begun with it")
 
     def _changed(self) -> None:
         """Say so to who waits for it, and to who counts."""

@@ -20,9 +20,9 @@ KEEP_EVERY_S = 30.0
 class Meter:
     """Reckons what a run spends, and says when its budget is used up.
 
-    Every worker is paid for from the moment it is asked for, its start-up with it, and so is one that died and is being
-    replaced. The budget is used up once it would not bear what the tiles in hand still cost: they are finished, so that
-    nothing paid for is lost.
+    Every GPU is paid for from the moment a worker has it, its start-up with it, until that worker is let go; while
+    another takes the place of one that died, too. The budget is used up once it would not bear what the tiles in hand
+    still cost: they are finished, so that nothing paid for is lost.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Meter:
         """A meter that stands at what earlier sessions of the run have spent.
 
         Args:
-            usd_per_gpu_hour: the price of one worker.
+            usd_per_gpu_hour: the price of one GPU.
             budget_usd: what the run may cost in all; None for no limit.
             spent_usd: by earlier sessions.
             tile_usd: what a tile has cost in them, start-ups and all: a budget that does not bear one more is used up
@@ -55,15 +55,20 @@ class Meter:
         self.used_up = budget_usd is not None and spent_usd + tile_usd >= budget_usd
         """Whether no more may be handed out; once it is so, it stays so."""
 
-        self._workers, self._tile_usd = 0, tile_usd
+        self._gpus, self._tile_usd = 0.0, tile_usd
         self._counted_to = self._kept_at = clock()
         self._worked_usd = 0.0
         self._handed_out = self._over = self._room = 0
         self._all_out = False
 
     def begin(self) -> None:
-        """Workers are being asked for: from now on they cost."""
+        """Workers are being asked for."""
         self._counted_to = self._kept_at = self._clock()
+
+    def have(self, gpus: float) -> None:
+        """From now on the workers have so many GPUs, and they cost."""
+        self._spend()
+        self._gpus = gpus
 
     def work(self, workers: Mapping[str, int]) -> None:
         """The workers have loaded the model; they were paid for while they did."""
@@ -74,16 +79,10 @@ class Meter:
         """Add what has been spent since last asked, and look at the budget.
 
         Args:
-            workers: that take tiles now → how many each may hold. The most there ever were are reckoned with: one that
-                is away is being replaced.
+            workers: that take tiles now → how many each may hold.
         """
         self._room = sum(workers.values())
-        now = self._clock()
-        self._workers = max(self._workers, len(workers))
-        usd = self._workers * (now - self._counted_to) * self._usd_per_s
-        self._counted_to = now
-        self.spent_usd += usd
-        self._worked_usd += usd
+        now = self._spend()
         if self._budget_usd is not None and self.spent_usd + self._in_hand_usd() >= self._budget_usd:
             self.used_up = True
         if now - self._kept_at >= KEEP_EVERY_S:
@@ -115,6 +114,15 @@ class Meter:
             f"the budget is used up: {dollars(self.spent_usd)} of {dollars(self._budget_usd or 0)} are spent, and "
             f"{todo}; raise compute.budget_usd and run again"
         )
+
+    def _spend(self) -> float:
+        """Add what the GPUs there are have cost since last asked; the moment up to which they have."""
+        now = self._clock()
+        usd = self._gpus * (now - self._counted_to) * self._usd_per_s
+        self._counted_to = now
+        self.spent_usd += usd
+        self._worked_usd += usd
+        return now
 
     def _in_hand_usd(self) -> float:
         """What it takes to finish the tiles in hand: what one has cost, each; before any is over, as much again.

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from jobs import export_cli, models_cli, monitor_cli, preview_cli, query_cli, report_cli, run_cli, serve_cli, submit_cli
-from jobs.run_cli import JobFile, print_ending, print_problems, print_workers
+from jobs import (
+    drain_cli,
+    export_cli,
+    models_cli,
+    monitor_cli,
+    preview_cli,
+    query_cli,
+    report_cli,
+    run_cli,
+    serve_cli,
+    submit_cli,
+)
+from jobs.run_cli import JobFile, print_ending, print_workers
 from jobs.terminal import AsJson, complain, plain, print_json
 from mapper.errors import MapperError
 
@@ -29,7 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done · 1 unexpected · 2 usage · 3 job file invalid · 4 finished with tiles given up · "
-    "5 credentials · 6 cancelled, or out of budget · 7 verify failed · 8 more gaps than allowed · 130 interrupted.",
+    "5 credentials · 6 cancelled, or out of budget · 7 verify failed · 8 more gaps than allowed · 130 interrupted · "
+    "143 terminated.",
 )
 
 app.add_typer(models_cli.app, name="models")
@@ -144,28 +156,26 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="What 1, 4, 16 … GPUs of each type would take, in hours and money.")
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help='Which fleet finishes by then: "2026-12-01 06:00", or with a zone: "… Europe/Paris".',
+            show_default=False,
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Your table of GPU types and prices; RESMAP_PRICES, or the shipped one.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search, freeze and tile, and say what it will cost. Leaves nothing behind."""
-    from jobs.job import Job
-    from jobs.prepare import prepare
-    from jobs.pricing import price
-    from jobs.progress import watcher
-    from jobs.tables import pilot_table, plan_table
+    from jobs.plan_cli import say_plan
 
-    watching = watcher()
-    prepared = prepare(Job.from_file(job), tell=watching.say)
-    priced = price(prepared, pilot=pilot, watcher=watching)
-    if as_json:
-        print_json(priced.as_json())
-    else:
-        console = Console()
-        console.print(plan_table(prepared, priced.cost, priced.device, measured=priced.pilot is not None))
-        if priced.pilot is not None:
-            console.print()
-            console.print(pilot_table(priced.pilot))
-            print_problems(console, priced.pilot.problems)
-    raise typer.Exit(priced.exit_status)
+    raise typer.Exit(say_plan(job, pilot=pilot, fleet=fleet, by=by, prices=prices, as_json=as_json))
 
 
 app.command()(run_cli.run)
@@ -174,6 +184,7 @@ app.command()(report_cli.report)
 app.command()(submit_cli.submit)
 app.command()(submit_cli.logs)
 app.command()(submit_cli.cancel)
+app.command()(drain_cli.drain)
 
 
 @app.command()
@@ -183,12 +194,20 @@ def status(
     ] = None,
     address: submit_cli.MaybeServer = None,
     token_file: submit_cli.TokenFile = None,
-    insecure: submit_cli.Insecure = False,
+    insecure: run_cli.Insecure = False,
+    insecure_ray: run_cli.InsecureRay = False,
     as_json: AsJson = False,
 ) -> None:
     """What runs there are, and how far each is."""
     if address is not None:
-        submit_cli.status_there(run_or_mosaic, address, token_file=token_file, insecure=insecure, as_json=as_json)
+        submit_cli.status_there(
+            run_or_mosaic,
+            address,
+            token_file=token_file,
+            insecure=insecure,
+            insecure_ray=insecure_ray,
+            as_json=as_json,
+        )
         return
     from jobs.status import known_runs, run_status
     from jobs.tables import runs_table, status_table

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -47,13 +47,13 @@ Kind = TypeVar("Kind")
 class Connection:
     """Asks a server. Threads must not share one."""
 
-    def __init__(self, address: str, token: str | None, *, insecure: bool) -> None:
-        """As ``Client``."""
+    def __init__(self, address: str, token: str | None, *, insecure: bool, unknown: bool = False) -> None:
+        """As ``Client``; one that is ``unknown`` is shown no token."""
         self.address = address.rstrip("/")
         self.here = _is_here(self.address)
         """Whether the server is on this machine."""
 
-        known = token or token_set() or (_own_token(self.address) if self.here else None)
+        known = None if unknown else token or token_set() or (_own_token(self.address) if self.here else None)
         if known and not self.here and self.address.startswith("http:") and not insecure:
             raise CredentialsError(
                 "the token would cross the network in plain text",
@@ -110,11 +110,23 @@ class Connection:
                 return self.value(kind, response.content)
         raise AssertionError("the last answer is always looked at")
 
+    def get(self, path: str) -> requests.Response:
+        """What lies at a path of any server.
+
+        Raises:
+            AwayError: the server does not answer.
+            MapperError: this machine does not trust its certificate.
+        """
+        return self._asked("GET", f"{self.address}/{path}", headers={"Accept": "*/*"})
+
     def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self._asked(method, f"{self.address}/api/v1/{path}", **options)
+
+    def _asked(self, method: str, url: str, **options: Any) -> requests.Response:
         try:
             return self._session.request(
                 method,
-                f"{self.address}/api/v1/{path}",
+                url,
                 timeout=(CONNECT_S, SILENT_S),
                 allow_redirects=False,
                 **options,
@@ -169,6 +181,29 @@ class Connection:
             fix="check the address; `resmap serve` starts one" if self.here else "check the address, and that it runs",
             address=self.address,
         )
+
+
+def kind_of(address: str) -> Literal["resmap", "ray"]:
+    """Whose server answers at an address. It is shown no token: that of one kind is not for the other.
+
+    Raises:
+        AwayError: none answers.
+        MapperError: it cannot be told whose it is.
+    """
+    server = Connection(address, None, insecure=True, unknown=True)
+    try:
+        with server.get("api/version") as response:
+            if response.status_code in (502, 503, 504):
+                raise server.away(None)
+            if response.ok and "ray_version" in _object(response):
+                return "ray"
+            if response.status_code not in (401, 403) or _said(response) is not None:
+                return "resmap"
+        # Ray asks for its token in plain text, and shows its page to anybody; a proxy before either does neither.
+        with server.get("") as response:
+            return "ray" if b"<title>Ray Dashboard</title>" in response.content[:100_000] else "resmap"
+    finally:
+        server.close()
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -232,12 +267,18 @@ def _pause(response: requests.Response) -> float | None:
     return float(after)
 
 
+def _object(response: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer; an empty one where it is none."""
+    try:
+        found = json.loads(response.content[:100_000])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _said(response: requests.Response) -> tuple[str, str] | None:
     """Why it refuses, and what to do; None where that is not said as our servers say it."""
-    try:
-        problem = json.loads(response.content[:100_000])
-    except ValueError:
-        return None
-    if not isinstance(problem, dict) or not isinstance(problem.get("error"), str):
+    problem = _object(response)
+    if not isinstance(problem.get("error"), str):
         return None
     return told(problem["error"], 2000), told(str(problem.get("fix") or ""), 2000)

@@ -92,9 +92,10 @@ def changes_table(lines: Sequence[ChangeLine]) -> Table:
     for heading in ("appeared", "places", "vanished", "places"):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
+        unknown = "unknown" if line.appeared_m2 is None else None  # nothing can be compared
         table.add_row(
-            f"{line.time:%Y-%m-%d}", plain(line.prompt), _spaced(surface(line.appeared_m2)), count(line.appeared),
-            _spaced(surface(line.vanished_m2)), count(line.vanished),
+            f"{line.time:%Y-%m-%d}", plain(line.prompt), unknown or _spaced(surface(line.appeared_m2)),
+            count(line.appeared), unknown or _spaced(surface(line.vanished_m2)), count(line.vanished),
         )  # fmt: skip
     return table
 
@@ -106,6 +107,8 @@ def _last(tick: TickLine | None, now: datetime) -> str:
 
 
 def _changed(line: ChangeLine) -> str:
+    if line.appeared_m2 is None:
+        return f"{line.time:%Y-%m-%d} {line.prompt}: unknown, nothing can be compared"
     appeared, vanished = surface(line.appeared_m2), surface(line.vanished_m2)
     return f"{line.time:%Y-%m-%d} {line.prompt}: {appeared} appeared, {vanished} vanished"
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cluster.pool import Outcome, outcomes
 from cluster.retries import RetryPolicy
 from cluster.telemetry import Telemetry
 from jobs.estimate import Estimate, Range, looks_likely
+from jobs.gpu_speed import Timed, card_name, count_work
 from jobs.prepare import Prepared, model_choice, setup_for
 from jobs.sampling import Stratum, draw, share_of, total_of
 from jobs.spec import JobSpec
@@ -22,6 +23,8 @@ from jobs.watch import Silent, Watcher
 from mapper.layout import MosaicSpec
 from mapper.map_tile import TileResult, TileTask
 from mapper.mosaic import Mosaic
+from mapper.segmenter import Segmenter
+from mapper.work import SPENT, spent_since
 
 LOOKS = 3
 
@@ -47,6 +50,30 @@ def seconds_per_window(spec: JobSpec) -> tuple[Range, str]:
     Raises:
         ModelError: the model cannot be loaded.
     """
+    times, net = _timed(spec)
+    return Range(low=min(times), likely=1.15 * float(np.median(times)), high=2.0 * max(times)), net.device
+
+
+def timed_for_fleets(spec: JobSpec, pilot: Pilot | None = None) -> Timed:
+    """What this machine knows of the model that says something of other machines: how long a window takes here, as the
+    pilot had it or timed on noise, and what a window asks of any device.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    if pilot is not None and pilot.window_s is not None and pilot.card:
+        return Timed(window_s=pilot.window_s, card=pilot.card)
+    times, net = _timed(spec, looks=0 if pilot is not None else LOOKS)
+    expressions = [prompt.expression for prompt in spec.prompts]
+    return Timed(
+        window_s=float(np.median(times)) if times else None,
+        card=card_name(net.device),
+        work=count_work(net, expressions),
+    )
+
+
+def _timed(spec: JobSpec, looks: int = LOOKS) -> tuple[list[float], Segmenter]:
+    """Seconds of each look at a window of noise, and the model."""
     import torch
 
     from cluster.lane import CPU_THREADS
@@ -59,15 +86,15 @@ def seconds_per_window(spec: JobSpec) -> tuple[Range, str]:
         pixels = np.random.default_rng(0).integers(
             0, 256, (1, len(net.band_names), net.window_px, net.window_px), np.uint8
         )
-        net.logits(pixels, text)  # the first one pays for warming up
         times = []
-        for _ in range(LOOKS):
+        for look in range(looks + 1 if looks else 0):
             begun = time.perf_counter()
             net.logits(pixels, text)
-            times.append(time.perf_counter() - begun)
+            if look:  # the first one pays for warming up
+                times.append(time.perf_counter() - begun)
     finally:
         torch.set_num_threads(before)
-    return Range(low=min(times), likely=1.15 * float(np.median(times)), high=2.0 * max(times)), net.device
+    return times, net
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +138,24 @@ class Pilot:
     whole_bytes: Range | None
     """Compressed size of the whole map, without its coarser levels."""
 
+    card: str = ""
+    """The device as its maker calls it; empty where it has no such name."""
+
+    window_s: float | None = None
+    """Of the model, a window; None where it looked at none."""
+
+    whole_windows: Range | None = None
+    """That the model would look at for the whole plan."""
+
+    whole_read_bytes: Range | None = None
+    """Decoded, for the whole plan."""
+
+    decode_s: Range | None = None
+    """Seconds of cores that decode and warp for the whole plan."""
+
+    worker_s: Range | None = None
+    """Likewise, of those that blend and encode."""
+
     def priced(self, cost: Estimate, usd_per_gpu_hour: float) -> Estimate:
         """The estimate with what was measured in place of what was reckoned."""
         cost = replace(cost, stored_bytes=self.whole_bytes)
@@ -151,16 +196,20 @@ def map_some(prepared: Prepared, cost: Estimate, count: int, *, watcher: Watcher
             watcher.begin(len(rows), 0)
             seen = _Seen(prepared, watcher)
             wanted = dict.fromkeys(rows, tuple(range(len(setup.prompts))))
-            begun = time.perf_counter()
+            begun, spent, cpu_s = time.perf_counter(), SPENT.seconds(), time.process_time()
             tasks = prepared.plan.tasks(wanted, written_sources=frozenset())
             for outcome in outcomes(pool, tasks, policy=RetryPolicy(attempts=ATTEMPTS, outage_s=0.0)):
                 seen.enter(outcome)
-            seconds = time.perf_counter() - begun
+            seconds, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_s
+            work_s = _on_cores(spent_since(spent, SPENT.seconds()), cpu_s, device)
         finally:
             pool.close()
             watcher.end()
         stored = {row: _stored_bytes(Path(folder) / "map.zarr", seen.tasks[row]) for row in seen.results}
-    return _told(strata, seen, cost, seconds=seconds, stored=stored, device=device)
+    told = _told(strata, seen, cost, seconds=seconds, stored=stored, device=device)
+    return (
+        told if told.bound is None else replace(told, card=card_name(device), **_for_fleets(strata, seen, cost, work_s))
+    )
 
 
 def _announced(taken: int, asked: int, tiles: int) -> str:
@@ -268,6 +317,37 @@ def _whole(
         likely=total.likely * likely,
         high=total.high * seconds / steady * (1 + ANOTHER_DAY),
     )
+
+
+def _on_cores(work_s: Mapping[str, float], cpu_s: float, device: str) -> dict[str, float]:
+    """Seconds that cores really worked. Those of ``SPENT`` have the time in it that threads stood in line for a core,
+    which says how busy this machine is and nothing of others."""
+    of_cores = ("decode", "copy", "blend", "encode")
+    counted = sum(work_s[work] for work in of_cores) + (work_s["infer"] if device == "cpu" else 0.0)
+    share = min(1.0, cpu_s / counted) if counted > 0 else 1.0
+    return {work: seconds * (share if work in of_cores else 1.0) for work, seconds in work_s.items()}
+
+
+def _for_fleets(strata: Sequence[Stratum], seen: _Seen, cost: Estimate, work_s: Mapping[str, float]) -> dict[str, Any]:
+    """What other machines need to know for the whole plan: seconds of cores are split among the tiles as the stage was
+    that they belong to."""
+    results = seen.results
+    looked = sum(result.windows - result.reused for result in results.values())
+
+    def whole(seconds: float, stage: Stage) -> Range:
+        took = {row: result.seconds.get(stage, 0.0) for row, result in results.items()}
+        split = seconds / sum(took.values()) if sum(took.values()) > 0 else 0.0
+        return total_of(strata, {row: split * value for row, value in took.items()})
+
+    once, likely = _shared(results, cost)
+    windows = total_of(strata, {row: float(result.windows - result.reused) for row, result in results.items()})
+    return {
+        "window_s": work_s["infer"] / looked if looked else None,
+        "whole_windows": Range(low=windows.low * once, likely=windows.likely * likely, high=windows.high),
+        "whole_read_bytes": total_of(strata, {row: float(result.read_bytes) for row, result in results.items()}),
+        "decode_s": whole(work_s["decode"], "read"),
+        "worker_s": whole(work_s["blend"] + work_s["encode"] + work_s["copy"], "blend"),
+    }
 
 
 def _shared(results: Mapping[int, TileResult], cost: Estimate) -> tuple[float, float]:

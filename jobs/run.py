@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
+from cluster.placement import Fleet
 from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
 from jobs.attach import failure_facts, follow
 from jobs.budget import dollars
@@ -23,6 +24,7 @@ from jobs.renewal import runs_in_turn
 from jobs.repair import mend_run_files
 from jobs.repair import repair as repair_all
 from jobs.session import Session, begin, conclude, ended_before, register
+from jobs.spec import Compute
 from jobs.standing import Redo, standing
 from jobs.summary import Summary
 from jobs.watch import Silent, Watcher
@@ -37,6 +39,12 @@ from mapper.storage import is_local
 SIGNAL_S = 0.5
 """How late Ctrl-C is heard at most."""
 
+WELCOME_S = 1.0
+"""How often it is looked whether workers have joined."""
+
+MakePool: TypeAlias = Callable[[Setup, Callable[[float], None], Callable[[], bool]], Pool]
+"""Of what every worker must know, who is told how many GPUs there are, and whether somebody has stopped the run."""
+
 
 class Run:
     """A run under way in a thread. ``stop`` drains it; ``wait`` gives the summary or raises what ended it."""
@@ -44,7 +52,7 @@ class Run:
     def __init__(
         self,
         prepared: Prepared,
-        make_pool: Callable[[Setup], Pool],
+        make_pool: MakePool,
         watcher: Watcher,
         *,
         retry: bool,
@@ -140,29 +148,45 @@ def start(
         mend_run_files(job.job if isinstance(job, Prepared) else job, watcher.say)
     prepared = job if isinstance(job, Prepared) else prepare(job, tell=watcher.say)
     compute = prepared.job.spec.compute
-    wanted_gpus = gpus if gpus is not None else compute.gpus
 
-    def make_pool(setup: Setup) -> Pool:
+    def make_pool(setup: Setup, paid: Callable[[float], None], stopped: Callable[[], bool]) -> Pool:
         if local:
             from cluster.local import LocalPool
 
+            paid(1.0)
             return LocalPool(setup)
         from cluster.ray_pool import RayPool
 
         return RayPool(
             setup,
-            workers=None if wanted_gpus == "auto" else wanted_gpus,
+            workers=_fleet(compute, gpus),
             readers=None if compute.readers == "auto" else compute.readers,
             address=address,
             insecure_ray=insecure_ray,
+            paid=paid,
+            stopped=stopped,
         )
 
     return Run(prepared, make_pool, watcher, retry=retry, repair=repair, clock=clock)
 
 
+def _fleet(compute: Compute, gpus: int | None) -> Fleet:
+    """What is asked of the cluster; a number on the command line goes before the job file's."""
+    least, most = compute.gpu_bounds if gpus is None else (gpus, gpus)
+    return Fleet(
+        least=least,
+        most=most,
+        workers_per_gpu=compute.workers_per_gpu,
+        gpu_type=compute.gpu_type,
+        labels=compute.labels,
+        resources=compute.resources,
+        cpus=compute.cpus_per_worker,
+    )
+
+
 def _execute(
     prepared: Prepared,
-    make_pool: Callable[[Setup], Pool],
+    make_pool: MakePool,
     watcher: Watcher,
     stopped: Callable[[], bool],
     *,
@@ -248,16 +272,18 @@ def _planned(prepared: Prepared) -> Prepared:
     return prepared
 
 
-def _map(session: Session, make_pool: Callable[[Setup], Pool], watcher: Watcher, stopped: Callable[[], bool]) -> None:
+def _map(session: Session, make_pool: MakePool, watcher: Watcher, stopped: Callable[[], bool]) -> None:
     """Have the workers map what is wanted."""
     watcher.begin(session.planned, session.finished)
     session.meter.begin()
-    pool = make_pool(setup_for(session.prepared, session.mosaic))
+    pool = make_pool(setup_for(session.prepared, session.mosaic), session.meter.have, stopped)
     try:
         workers = pool.facts()
+        if not workers:  # somebody has stopped the run before there was one
+            return
         session.meter.work(pool.workers())
-        session.device = ", ".join(sorted({worker.device for worker in workers}))
         session.facts = _agreed(session.facts, workers, _fingerprints(session.mosaic.url))
+        session.device = _devices(session.facts["workers"])
         session.save()
         register(session.prepared, "running", session.planned, session.finished)
         session.tally.begun = time.monotonic()
@@ -276,11 +302,14 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
     meter, todo = session.meter, session.todo
     tasks = meter.handing_out(session.prepared.plan.tasks(todo.wanted, written_sources=todo.sources))
 
-    told = False
+    told, looked_at = False, time.monotonic()
 
     def enough() -> bool:
-        nonlocal told
+        nonlocal told, looked_at
         meter.count(pool.workers())
+        if (at := time.monotonic()) - looked_at >= WELCOME_S:
+            looked_at = at
+            _welcome(session, pool)
         over = stopped() or meter.used_up
         if over and not told:
             told = True
@@ -293,10 +322,29 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
             if not isinstance(outcome.task, LevelTask):
                 meter.over()
             session.books.enter(outcome)
+        _welcome(session, pool)
     except ResourceError as error:  # of the pool itself: nobody is left who could take a tile
         session.lost = error
     finally:
         session.books.close()
+
+
+def _welcome(session: Session, pool: Pool) -> None:
+    """Enter workers that have joined among the run's; one that took another's place is the same worker."""
+    known = session.facts["workers"]
+    names = {worker["name"] for worker in known}
+    joined = [worker for worker in pool.facts() if worker.name not in names]
+    if not joined:
+        return
+    for worker in joined:
+        session.recorder.happened("worker", f"{worker.name} has joined on {worker.host}: {worker.device}")
+    session.device = _devices([*known, *map(asdict, joined)])
+    with contextlib.suppress(StoreError):  # it is away: they are entered with what is saved next
+        session.save(workers=[*known, *(asdict(worker) for worker in joined)])
+
+
+def _devices(workers: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(sorted({worker["device"] for worker in workers}))
 
 
 def _budget(session: Session) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from jobs.interrupts import INTERRUPTED, TERMINATED, draining
 from jobs.terminal import AsJson, plain, print_json
-from mapper.errors import MapperError, SpecError
+from mapper.errors import MapperError, QuestionError, SpecError
 
 if TYPE_CHECKING:
     from jobs.job import Job
@@ -30,6 +29,37 @@ FAULTS_SHOWN = 20
 JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
 Gpus = Annotated[int | None, typer.Option(min=1, help="GPU actors; logical ones where the machine has none.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster, as Ray writes it; or auto.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="A running Ray cluster: auto or host:6379 from one of its nodes; http(s)://host:8265 or ray://host:10001 "
+        "from anywhere, where the run is a job of the cluster, followed here.",
+    ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Send the token though it crosses the network in plain text.")
+]
+SameFiles = Annotated[
+    bool, typer.Option("--same-files", help="The server or cluster has the files of this machine under the same paths.")
+]
+Image = Annotated[
+    str | None, typer.Option(help="Container image for a run that is a job of a Ray cluster.", show_default=False)
+]
+RuntimeEnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--runtime-env", help="Ray runtime environment (YAML) for a run that is a job there.", show_default=False
+    ),
+]
+DriverLabel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--driver-label",
+        help="Label of the nodes that its driver may be on, as key=value; the head where left out.",
+        show_default=False,
+    ),
+]
 InsecureRay = Annotated[
     bool, typer.Option("--insecure-ray", help="Join a cluster of other machines though it asks nobody for a token.")
 ]
@@ -48,7 +78,7 @@ class Where:
 
 def run(
     job: JobFile,
-    address: Address = None,
+    address: Cluster = None,
     gpus: Gpus = None,
     local: Local = False,
     retry: Annotated[bool, typer.Option("--retry", help="Take tiles again that were given up.")] = False,
@@ -56,14 +86,39 @@ def run(
         bool, typer.Option("--repair", help="Read the whole mosaic back first, and map again what is damaged.")
     ] = False,
     insecure_ray: InsecureRay = False,
+    insecure: Insecure = False,
+    same_files: SameFiles = False,
+    image: Image = None,
+    runtime_env: RuntimeEnvFile = None,
+    driver_label: DriverLabel = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job or resume it. A finished job says so and exits 0; one that is under way is followed to its end."""
+    if address is not None and _is_url(address):
+        from jobs.ray_cli import run_there
+        from jobs.ray_submit import Manner
+
+        manner = Manner(
+            gpus=gpus,
+            local=local,
+            retry=retry,
+            repair=repair,
+            insecure_ray=insecure_ray,
+            same_files=same_files,
+            image=image,
+            runtime_env=runtime_env,
+            driver_labels=driver_label or (),
+        )
+        raise typer.Exit(run_there(job, address, manner, insecure=insecure, as_json=as_json))
+    if image or runtime_env or driver_label:
+        raise QuestionError(
+            "--image, --runtime-env and --driver-label are for a run that is a job of a Ray cluster",
+            fix="name the cluster's dashboard: --address http://host:8265",
+        )
     from jobs.job import Job
 
     where = Where(address=address, gpus=gpus, local=local, insecure_ray=insecure_ray)
-    summary = _run(Job.from_file(job), where, retry=retry, repair=repair, as_json=as_json)
-    raise typer.Exit(summary.exit_status)
+    raise typer.Exit(_run(Job.from_file(job), where, retry=retry, repair=repair, as_json=as_json))
 
 
 def retry(
@@ -76,26 +131,47 @@ def retry(
     run: Annotated[str | None, typer.Option(help="Of a mosaic, this run alone.", show_default=False)] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A running Ray cluster, as Ray writes it, or auto; or a resmap server, as https://host."),
+        typer.Option(
+            help="A running Ray cluster, as Ray writes it, or auto; a resmap server or a Ray cluster's dashboard, as "
+            "https://host."
+        ),
     ] = None,
     gpus: Gpus = None,
     local: Local = False,
     insecure_ray: InsecureRay = False,
+    insecure: Insecure = False,
     as_json: AsJson = False,
 ) -> None:
     """Take tiles again that a run gave up, from the job that lies beside its mosaic."""
-    if address is not None and address.lower().startswith(("http://", "https://")):
+    if address is not None and _is_url(address):
         from jobs.submit_cli import retry_there
 
-        retry_there(run_or_mosaic, address, as_json=as_json)
+        retry_there(
+            run_or_mosaic,
+            address,
+            gpus=gpus,
+            local=local,
+            insecure=insecure,
+            insecure_ray=insecure_ray,
+            as_json=as_json,
+        )
         return
     jobs = _jobs_to_retry(run_or_mosaic, run)
     if not jobs:
         print_json([]) if as_json else print("no tile was given up; there is nothing to take again")
         return
     where = Where(address=address, gpus=gpus, local=local, insecure_ray=insecure_ray)
-    statuses = [_run(job, where, retry=True, repair=False, as_json=as_json).exit_status for job in jobs]
+    statuses: list[int] = []
+    for job in jobs:
+        statuses.append(_run(job, where, retry=True, repair=False, as_json=as_json))
+        if statuses[-1] in (INTERRUPTED, TERMINATED):  # the signal was meant for all of them
+            break
     raise typer.Exit(max(statuses))
+
+
+def _is_url(address: str) -> bool:
+    """Whether an address is one of a server, or of a cluster that is reached from outside."""
+    return address.lower().startswith(("http://", "https://", "ray://"))
 
 
 def _jobs_to_retry(named: str, run: str | None) -> list[Job]:
@@ -121,7 +197,8 @@ def _jobs_to_retry(named: str, run: str | None) -> list[Job]:
     return [Job.from_dict(yaml.safe_load(RunFolder(status.mosaic, status.run).job())) for status in lost]
 
 
-def _run(job: Job, where: Where, *, retry: bool, repair: bool, as_json: bool) -> Summary:
+def _run(job: Job, where: Where, *, retry: bool, repair: bool, as_json: bool) -> int:
+    """Run or resume a job, and say how it ended; the exit status."""
     from jobs.budget import check_budget
     from jobs.prepare import prepare
     from jobs.progress import watcher
@@ -133,7 +210,7 @@ def _run(job: Job, where: Where, *, retry: bool, repair: bool, as_json: bool) ->
         mend_run_files(job, watching.say)
     prepared = prepare(job, tell=watching.say)
     check_budget(prepared, elsewhere=where.address is not None, tell=watching.say)
-    with _draining() as drained:
+    with draining() as drained:
         under_way = drained(
             start(
                 prepared,
@@ -147,18 +224,19 @@ def _run(job: Job, where: Where, *, retry: bool, repair: bool, as_json: bool) ->
             )
         )
         summary = under_way.wait()
+        status = drained.status(summary.exit_status)
     if as_json:
         print_json(summary.as_json())
         if summary.stopped:
             watching.say(summary.stopped)
-        return summary
+        return status
     console = Console()
     if summary.worked_tiles:
         print_workers(console, summary)
     print_ending(console, summary)
     if summary.worked_tiles and (picture := _picture(under_way)) is not None:
         console.print(f"Picture  {picture}", soft_wrap=True)
-    return summary
+    return status
 
 
 def _picture(under_way: Run) -> Path | None:
@@ -178,35 +256,6 @@ def _picture(under_way: Run) -> Path | None:
     except MapperError:  # a file that spoilt a tile spoils the picture too; the run has said so
         return None
     return path
-
-
-@contextlib.contextmanager
-def _draining() -> Iterator[Callable[[Run], Run]]:
-    """The first Ctrl-C finishes what is in hand of the run that is given, and saves; the second leaves at once."""
-    import os
-    import signal
-
-    runs: list[Run] = []
-    asked: list[int] = []
-
-    def heard(number: int, frame: Any) -> None:
-        print("finishing the tiles in hand; once more to leave at once", file=sys.stderr, flush=True)
-        asked.append(number)
-        for run in runs:
-            run.stop()
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-
-    def drained(run: Run) -> Run:
-        runs.append(run)
-        if asked:  # in the moment in which it began
-            run.stop()
-        return run
-
-    before = signal.signal(signal.SIGINT, heard)
-    try:
-        yield drained
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def verify(

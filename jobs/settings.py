@@ -20,6 +20,12 @@ def registry_url() -> str:
     return os.environ.get("RESMAP_REGISTRY") or f"sqlite:///{data_folder() / 'registry.db'}"
 
 
+def prices_file() -> Path | None:
+    """The user's table of GPU prices: ``RESMAP_PRICES``; None for the shipped one."""
+    given = os.environ.get("RESMAP_PRICES")
+    return Path(given).expanduser() if given else None
+
+
 def token() -> str | None:
     """What a server is shown by its clients: ``RESMAP_TOKEN``."""
     return os.environ.get("RESMAP_TOKEN") or None

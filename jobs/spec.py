@@ -14,62 +14,50 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from catalogs.hrefs import unsigned
+from jobs.compute_spec import FORMS, MOST_WORKERS, Compute
 from jobs.job_file import read_document
+from jobs.monitor_spec import AlertSpec, ChangeSpec, Monitor, SinkSpec
+from jobs.sections import Area, Line, Section
 from mapper.errors import SpecError
 from mapper.models.fetch import check_address
 from mapper.names import plain
 from mapper.prompts import LONGEST_EXPRESSION, Prompt
 from mapper.storage import EngineName
 
+__all__ = [
+    "MOST_WORKERS",
+    "AlertSpec",
+    "Area",
+    "ChangeSpec",
+    "Compute",
+    "GridSpec",
+    "Imagery",
+    "JobSpec",
+    "Model",
+    "Monitor",
+    "Output",
+    "PromptSpec",
+    "Scale",
+    "SinkSpec",
+    "WindowSpec",
+    "answer_key",
+    "canonical",
+    "read_spec",
+    "run_id",
+    "spec_from",
+]
+
 MOST_PROMPTS = 1000
 """Each is asked of every window and has arrays of its own."""
 
-MOST_WORKERS = 100_000
 _MOST_FAULTS = 12
 """Told at once: the rest mostly follow from the first."""
 
 
-def _one_line(text: str) -> str:
-    if not text.strip() or not text.isprintable():
-        raise ValueError("is blank, or has characters that cannot be printed")
-    return text
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
-"""Text that can stand in a message, a path or an address."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Area(_Section):
-    """Where to map: exactly one of the three, in longitude and latitude."""
-
-    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
-    geojson: Line | None = Field(None, description="file (relative to the job file) or URL of a GeoJSON document")
-    wkt: str | None = Field(None, description="a POLYGON or MULTIPOLYGON")
-
-    @model_validator(mode="after")
-    def _one_of_three(self) -> Area:
-        if sum(value is not None for value in (self.bbox, self.geojson, self.wkt)) != 1:
-            raise ValueError("give exactly one of bbox, geojson, wkt")
-        if self.bbox is not None:
-            west, south, east, north = self.bbox
-            if -180 <= east < west <= 180 and -90 <= south < north <= 90:
-                raise ValueError(
-                    "bbox is [west, south, east, north] in degrees, west < east and south < north; for one across the "
-                    "antimeridian, give a wkt: MULTIPOLYGON with the part on either side"
-                )
-            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-                raise ValueError("bbox is [west, south, east, north] in degrees, west < east and south < north")
-        return self
-
-
-class Scale(_Section):
+class Scale(Section):
     """Source values → 0..255, one range for the whole run."""
 
     from_: tuple[float, float] = Field(
@@ -83,7 +71,7 @@ class Scale(_Section):
         return self
 
 
-class Imagery(_Section):
+class Imagery(Section):
     """Which pictures."""
 
     catalog: Line = Field(description="STAC API, static catalog or collection JSON, or stac-geoparquet; file or URL")
@@ -106,7 +94,7 @@ class Imagery(_Section):
         return str(given) if type(given) is int and 0 < given < 10_000 else given
 
 
-class GridSpec(_Section):
+class GridSpec(Section):
     """Which pixels."""
 
     crs: Annotated[str, Field(max_length=20_000)] = Field(
@@ -127,7 +115,7 @@ class GridSpec(_Section):
         return self
 
 
-class PromptSpec(_Section):
+class PromptSpec(Section):
     """One thing to look for."""
 
     name: str = Field(min_length=1, max_length=64, description="its name in the mosaic")
@@ -145,7 +133,7 @@ class PromptSpec(_Section):
         return self
 
 
-class Model(_Section):
+class Model(Section):
     """Which model."""
 
     name: str = "pocket"
@@ -172,14 +160,14 @@ class Model(_Section):
         return self
 
 
-class WindowSpec(_Section):
+class WindowSpec(Section):
     """How the model's windows lie."""
 
     overlap_px: int = Field(128, ge=0)
     blend: bool = True
 
 
-class Output(_Section):
+class Output(Section):
     """Where the mosaic goes."""
 
     mosaic: Line = Field(min_length=1, description="path or URL: /data/map.zarr, s3://bucket/map.zarr")
@@ -194,111 +182,7 @@ class Output(_Section):
     )
 
 
-class Compute(_Section):
-    """How much machinery; none of it changes a pixel."""
-
-    gpus: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_WORKERS)] = "auto"
-    readers: Literal["auto"] | Annotated[int, Field(ge=0, le=MOST_WORKERS)] = Field(
-        "auto", description="actors that read for the GPU workers, a core each; auto places some where GPUs lack cores"
-    )
-    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="windows the model takes at once"
-    )
-    budget_usd: float | None = Field(
-        None,
-        gt=0,
-        description="a plan that costs more is not begun, and a run that has spent it stops; a higher one goes on",
-    )
-    usd_per_gpu_hour: float = Field(
-        2.0, ge=0, description="what plan and run reckon an hour of one worker at, its start-up with it"
-    )
-
-
-class ChangeSpec(_Section):
-    """What counts as a change from one time step to the next."""
-
-    hysteresis: float = Field(
-        0.1,
-        ge=0,
-        lt=0.5,
-        description="present from threshold + this on, absent from threshold - this; between them it stays as it was",
-    )
-    min_area_m2: float = Field(0.0, ge=0, description="what hangs together and is smaller is no change")
-
-
-class SinkSpec(_Section):
-    """Where alerts go: exactly one of the four kinds."""
-
-    name: Line = Field(min_length=1, max_length=60, description="as alerts name it")
-    webhook: Line | None = Field(None, description="https://…: each alert is posted to it, as Standard Webhooks say")
-    secret: Line | None = Field(
-        None, description="webhook: the environment variable that holds the secret its signature is made with"
-    )
-    file: Line | None = Field(None, description="a GeoParquet file that grows by a row a changed place")
-    stac: Line | None = Field(None, description="a folder: a STAC collection of alerts, an item each")
-    email: tuple[Line, ...] | None = Field(None, min_length=1, max_length=50, description="addresses")
-    smtp: Line | None = Field(None, description="email: smtp://host:port or smtps://host:port of the server")
-    sender: Line | None = Field(None, description="email: whom it is from")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> SinkSpec:
-        if sum(kind is not None for kind in (self.webhook, self.file, self.stac, self.email)) != 1:
-            raise ValueError("give exactly one of webhook, file, stac, email")
-        if (self.email is None) != (self.smtp is None) or (self.email is None) != (self.sender is None):
-            raise ValueError("email, smtp and sender are given together")
-        if self.secret is not None and self.webhook is None:
-            raise ValueError("secret is of a webhook, and none is given")
-        return self
-
-
-class AlertSpec(_Section):
-    """When somebody is told: a kind of change of one prompt, in a place, over a threshold."""
-
-    name: Line = Field(min_length=1, max_length=60)
-    prompt: Line = Field(description="name of one of the job's prompts")
-    change: Literal["appeared", "vanished"]
-    within: Area | None = Field(None, description="the whole area where left out; each feature of a GeoJSON by itself")
-    area_m2: float | None = Field(None, ge=0, description="told where more than this has changed")
-    count: int | None = Field(None, ge=0, description="told where more places than this have changed")
-    sinks: tuple[Line, ...] = Field((), max_length=20, description="names of sinks; all of them where left out")
-
-    @model_validator(mode="after")
-    def _a_threshold(self) -> AlertSpec:
-        if (self.area_m2 is None) == (self.count is None):
-            raise ValueError("give exactly one of area_m2, count")
-        return self
-
-
-class Monitor(_Section):
-    """When ``resmap monitor`` looks for new imagery, what counts as a change, and who is told."""
-
-    schedule: Line = Field(max_length=200, description='cron, such as "0 6 * * *", or an interval: "every 15m"')
-    timezone: Line = Field("UTC", max_length=60, description="of a cron schedule, as in Europe/Paris")
-    late: str = Field(
-        "30d",
-        pattern=r"^[1-9][0-9]{0,4}[hd]$",
-        description="how long after its acquisition an item is still taken, new or reprocessed",
-    )
-    overlapping: Literal["skip", "queue", "replace"] = Field(
-        "queue", description="what becomes of a tick that is due while the last one is still at work"
-    )
-    changes: ChangeSpec = ChangeSpec()
-    alerts: tuple[AlertSpec, ...] = Field((), max_length=100)
-    sinks: tuple[SinkSpec, ...] = Field((), max_length=20)
-
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Monitor:
-        for what, names in (("alerts", [a.name for a in self.alerts]), ("sinks", [s.name for s in self.sinks])):
-            if len(set(names)) < len(names):
-                raise ValueError(f"two {what} have one name")
-        known = {sink.name for sink in self.sinks}
-        for alert in self.alerts:
-            if unknown := sorted(set(alert.sinks) - known):
-                raise ValueError(f"alert {alert.name!r} names a sink {unknown[0]!r} that is none of monitor.sinks")
-        return self
-
-
-class JobSpec(_Section):
+class JobSpec(Section):
     """One job: an area, imagery, sentences, a model and a place for the map."""
 
     name: Line = Field(min_length=1, max_length=100)
@@ -409,7 +293,7 @@ def _fault(entry: Any) -> str:
         ".".join(
             str(part)[:60]
             for part in entry["loc"]
-            if part not in ("int", "literal['auto']", "constrained-int", "[key]")
+            if part not in ("int", "literal['auto']", "constrained-int", "[key]", *FORMS)
         )
         or "job"
     )
@@ -427,13 +311,13 @@ def _keys(parents: list[Any]) -> list[str]:
     """The keys the job file knows at a place."""
     section: Any = JobSpec
     for part in parents:
-        if isinstance(part, int):
+        if isinstance(part, int) or part in FORMS:
             continue
         found = next((known for name, known in section.model_fields.items() if part in (name, known.alias)), None)
         if found is None:
             return []
         annotation = found.annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        candidates = [annotation, *(getattr(c, "__origin__", c) for c in getattr(annotation, "__args__", ()))]
         section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if section is None:
             return []

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from jobs.dashboard.views import RunState
+from jobs.interrupts import INTERRUPTED, TERMINATED
 from jobs.processes import Process
 from jobs.registry import META, Registry, note, say_state, state_of
 
@@ -24,8 +25,13 @@ SubmissionState = Literal["queued", "starting", "running", "ended", "cancelled"]
 OPEN: frozenset[SubmissionState] = frozenset(("queued", "starting", "running"))
 """States of a submission that will go on by itself."""
 
-INTERRUPTED = 130
-ENDINGS: dict[int, RunState] = {0: "done", 4: "quarantined", 6: "out-of-budget", INTERRUPTED: "interrupted"}
+ENDINGS: dict[int, RunState] = {
+    0: "done",
+    4: "quarantined",
+    6: "out-of-budget",
+    INTERRUPTED: "interrupted",
+    TERMINATED: "interrupted",
+}
 """Exit status of ``resmap run`` → the state in which it leaves its run; any other: stopped."""
 
 TABLE = sa.Table(

@@ -1,4 +1,6 @@
-"""``resmap submit``, ``logs`` and ``cancel``; and ``status`` and ``retry`` where they are asked of a server."""
+"""``resmap submit``, ``logs`` and ``cancel``; and ``status`` and ``retry`` where they are asked of a server.
+
+Where a Ray cluster answers at the address, ``jobs/ray_cli.py`` does it."""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.run_cli import Gpus, JobFile, Local
+from jobs.run_cli import DriverLabel, Gpus, Image, Insecure, InsecureRay, JobFile, Local, RuntimeEnvFile, SameFiles
 from jobs.terminal import AsJson, plain, print_json
+from mapper.errors import QuestionError
 
 if TYPE_CHECKING:
     from jobs.client import Client
@@ -27,22 +30,27 @@ EXIT = {"done": 0, "quarantined": 4, "cancelled": 6, "out-of-budget": 6, "interr
 """State in which a run ended → how a command that waited for it ends; any other: 1."""
 
 Server = Annotated[
-    str, typer.Option("--address", help="The server: https://host, or http:// on this machine.", show_default=True)
+    str,
+    typer.Option(
+        "--address",
+        help="A resmap server, or the dashboard of a Ray cluster: https://host, or http:// on this machine.",
+        show_default=True,
+    ),
 ]
 MaybeServer = Annotated[
-    str | None, typer.Option("--address", help="A resmap server; this machine where left out.", show_default=False)
+    str | None,
+    typer.Option(
+        "--address", help="A resmap server, or a Ray cluster; this machine where left out.", show_default=False
+    ),
 ]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        help="File with the server's token; RESMAP_TOKEN where left out.",
+        help="File with a resmap server's token; RESMAP_TOKEN where left out.",
         show_default=False,
         exists=True,
         dir_okay=False,
     ),
-]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Send the token though it crosses the network in plain text.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="As `resmap status` names it.", show_default=False)]
 
@@ -59,21 +67,43 @@ def submit(
     gpus: Gpus = None,
     local: Local = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended; end as it did.")] = False,
-    same_files: Annotated[
-        bool, typer.Option("--same-files", help="The server has the files of this machine under the same paths.")
-    ] = False,
+    same_files: SameFiles = False,
+    image: Image = None,
+    runtime_env: RuntimeEnvFile = None,
+    driver_label: DriverLabel = None,
     token_file: TokenFile = None,
     insecure: Insecure = False,
+    insecure_ray: InsecureRay = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send a job to a server, which runs it. Sending it twice is one run."""
+    """Send a job to a server or a Ray cluster, which runs it. Sending it twice is one run."""
+    if _is_head(address, token_file):
+        from jobs.ray_cli import submit_there
+        from jobs.ray_submit import Manner
+
+        manner = Manner(
+            gpus=gpus,
+            local=local,
+            insecure_ray=insecure_ray,
+            same_files=same_files,
+            image=image,
+            runtime_env=runtime_env,
+            driver_labels=driver_label or (),
+        )
+        raise typer.Exit(submit_there(job, address, manner, wait=wait, insecure=insecure, as_json=as_json))
+    if image or runtime_env or driver_label:
+        raise QuestionError(
+            "--image, --runtime-env and --driver-label are for a Ray cluster, and here answers a resmap server",
+            fix="leave them out: the server runs jobs by the Python that it has",
+            address=address,
+        )
     with connected(address, token_file, insecure=insecure) as client:
         submitted = client.submit(job, gpus=gpus, local=local, same_files=same_files)
         if not wait:
-            print_json(asdict(submitted)) if as_json else _tell(submitted)
+            print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
             return
         if not as_json:
-            _tell(submitted)
+            tell_submitted(submitted)
         page = client.wait(submitted.key)
     print_json(asdict(page)) if as_json else _tell_page(page)
     raise typer.Exit(EXIT.get(page.line.state, 1))
@@ -85,6 +115,7 @@ def logs(
     address: MaybeServer = None,
     token_file: TokenFile = None,
     insecure: Insecure = False,
+    insecure_ray: InsecureRay = False,
 ) -> None:
     """What a submitted run has said."""
     if address is None:
@@ -99,6 +130,11 @@ def logs(
 
         _print_log(executor, key, under_way if follow else lambda: False)
         return
+    if _is_head(address, token_file):
+        from jobs.ray_cli import logs_there
+
+        logs_there(run, address, follow=follow, insecure=insecure, insecure_ray=insecure_ray)
+        return
     with connected(address, token_file, insecure=insecure) as client:
         from jobs.client import UNDER_WAY
 
@@ -111,15 +147,21 @@ def cancel(
     address: MaybeServer = None,
     token_file: TokenFile = None,
     insecure: Insecure = False,
+    insecure_ray: InsecureRay = False,
     as_json: AsJson = False,
 ) -> None:
     """End a run after the tiles in hand; one that waits never begins."""
+    state: str
     if address is None:
         from jobs.executor import Executor
 
         executor = Executor()
         key = executor.key_of(run)
         state = executor.cancel(key, by="command line")
+    elif _is_head(address, token_file):
+        from jobs.ray_cli import cancel_there
+
+        key, state = cancel_there(run, address, insecure=insecure, insecure_ray=insecure_ray)
     else:
         with connected(address, token_file, insecure=insecure) as client:
             key = client.find(run).id
@@ -133,18 +175,44 @@ def cancel(
 
 
 def retry_there(
-    run: str, address: str, *, token_file: Path | None = None, insecure: bool = False, as_json: bool = False
+    run: str,
+    address: str,
+    *,
+    gpus: int | None = None,
+    local: bool = False,
+    token_file: Path | None = None,
+    insecure: bool = False,
+    insecure_ray: bool = False,
+    as_json: bool = False,
 ) -> None:
-    """As ``resmap retry``, by a server."""
+    """As ``resmap retry``, by a server or a Ray cluster."""
+    if _is_head(address, token_file):
+        from jobs import ray_cli
+        from jobs.ray_submit import Manner
+
+        manner = Manner(gpus=gpus, local=local, insecure_ray=insecure_ray)
+        ray_cli.retry_there(run, address, manner, insecure=insecure, as_json=as_json)
+        return
     with connected(address, token_file, insecure=insecure) as client:
         submitted = client.retry(client.find(run).id)
-    print_json(asdict(submitted)) if as_json else _tell(submitted)
+    print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
 
 
 def status_there(
-    run: str | None, address: str, *, token_file: Path | None = None, insecure: bool = False, as_json: bool = False
+    run: str | None,
+    address: str,
+    *,
+    token_file: Path | None = None,
+    insecure: bool = False,
+    insecure_ray: bool = False,
+    as_json: bool = False,
 ) -> None:
-    """As ``resmap status``, of a server's runs."""
+    """As ``resmap status``, of the runs of a server or a Ray cluster."""
+    if _is_head(address, token_file):
+        from jobs import ray_cli
+
+        ray_cli.status_there(run, address, insecure=insecure, insecure_ray=insecure_ray, as_json=as_json)
+        return
     with connected(address, token_file, insecure=insecure) as client:
         if run is not None:
             page = client.run(client.find(run).id)
@@ -171,6 +239,24 @@ def connected(address: str, token_file: Path | None, *, insecure: bool) -> Clien
     return Client(address, token, insecure=insecure)
 
 
+def tell_submitted(submitted: Submitted) -> None:
+    """What became of a submission, for people."""
+    news = "" if submitted.created else " (it was sent before)"
+    print(f"run {plain(submitted.key)} is {plain(submitted.state)}{news}")
+    print(f"mosaic {plain(submitted.mosaic)}")
+
+
+def printable(text: str) -> str:
+    """Lines of strangers, that a terminal may be given: what steers it is left out."""
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in text)
+
+
+def _is_head(address: str, token_file: Path | None) -> bool:
+    from jobs.ray_cli import is_head
+
+    return is_head(address, token_file=token_file)
+
+
 def _print_log(source: _HasLogs, key: str, under_way: Callable[[], bool]) -> None:
     """All there is; while it is under way, what comes."""
     end = 0
@@ -178,7 +264,7 @@ def _print_log(source: _HasLogs, key: str, under_way: Callable[[], bool]) -> Non
         goes_on = under_way()  # asked first: what is said up to its end is there after it
         while True:
             text, now = source.log(key, after=end)
-            sys.stdout.write(_printable(text))
+            sys.stdout.write(printable(text))
             if now == end:
                 break
             end = now
@@ -186,17 +272,6 @@ def _print_log(source: _HasLogs, key: str, under_way: Callable[[], bool]) -> Non
         if not goes_on:
             return
         time.sleep(FOLLOW_EVERY_S)
-
-
-def _printable(text: str) -> str:
-    """Lines of strangers, that a terminal may be given: what steers it is left out."""
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in text)
-
-
-def _tell(submitted: Submitted) -> None:
-    news = "" if submitted.created else " (it was sent before)"
-    print(f"run {plain(submitted.key)} is {plain(submitted.state)}{news}")
-    print(f"mosaic {plain(submitted.mosaic)}")
 
 
 def _tell_page(page: RunPage) -> None:

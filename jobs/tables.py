@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from jobs.budget import dollars
-from jobs.estimate import Estimate, Range
+from jobs.estimate import Estimate, Range, duration
 from jobs.pilot import Pilot
 from jobs.prepare import Prepared
 from jobs.recent import STALE_S, WorkerLine
@@ -100,9 +100,9 @@ def pilot_table(pilot: Pilot) -> Table:
     table.add_column(style="dim")
     table.add_column()
     mapped = pilot.tiles - len(pilot.problems)
-    rows = [("took", f"{_duration(pilot.seconds)}, {pilot.windows:,} windows, {_bytes(pilot.read_bytes)} decoded")]
+    rows = [("took", f"{duration(pilot.seconds)}, {pilot.windows:,} windows, {_bytes(pilot.read_bytes)} decoded")]
     if pilot.bound is not None:
-        stages = ", ".join(f"{stage} {_duration(seconds)}" for stage, seconds in pilot.stages.items())
+        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in pilot.stages.items())
         rows += [
             ("stages", f"{stages}, to this disk; they overlap"),
             ("bound by", _BOUND[pilot.bound]),
@@ -221,14 +221,4 @@ def _bytes(count: float) -> str:
 
 
 def _span(seconds: Range) -> str:
-    return f"about {_duration(seconds.likely)} ({_duration(seconds.low)} to {_duration(seconds.high)})"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"about {duration(seconds.likely)} ({duration(seconds.low)} to {duration(seconds.high)})"

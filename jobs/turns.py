@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jobs.interrupts import INTERRUPTED
 from jobs.keeper import BEGUN, ENDED, INTERRUPTS
 from jobs.processes import Process, here, interrupt
-from jobs.submissions import INTERRUPTED, OPEN, Decision, Queue, Submission, now
+from jobs.submissions import OPEN, Decision, Queue, Submission, now
 from mapper.errors import MapperError
 
 JOB = "job.yaml"

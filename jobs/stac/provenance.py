@@ -37,7 +37,10 @@ def told(folder: RunFolder) -> dict[str, Any]:
     if isinstance(summary, Mapping):
         document["tiles"] = summary.get("tiles")
         document["device"] = summary.get("device")
-    cleaned: dict[str, Any] = clean({**document, "job": job_of(folder)})
+    job = job_of(folder)
+    if isinstance(monitor := job.get("monitor"), Mapping):  # whom it tells is nobody else's business
+        job = job | {"monitor": {key: value for key, value in monitor.items() if key != "sinks"}}
+    cleaned: dict[str, Any] = clean({**document, "job": job})
     return cleaned
 
 
@@ -68,14 +71,25 @@ def told_items(mosaic: str) -> bytes:
 
 
 def clean(value: Any) -> Any:
-    """The same JSON without secrets: addresses unsigned, and fields left out that hold what opens a store."""
+    """The same JSON without secrets: addresses unsigned, webhooks by their hosts alone, and fields left out that hold
+    what opens a store."""
     if isinstance(value, str):
         return _ADDRESS.sub(lambda found: _plain(found[0]), value)
     if isinstance(value, Mapping):
-        return {key: clean(held) for key, held in value.items() if not _SECRETS.search(str(key))}
+        known = {key: held for key, held in value.items() if not _SECRETS.search(str(key))}
+        return {key: _host(held) if key == "webhook" and held else clean(held) for key, held in known.items()}
     if isinstance(value, list | tuple):
         return [clean(held) for held in value]
     return value
+
+
+def _host(address: Any) -> str:
+    """``https://hooks.example.com/…``: of a webhook the path is a secret as well."""
+    try:
+        parts = urlsplit(str(address))
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
+    except ValueError:
+        return "…"
 
 
 def _plain(address: str) -> str:

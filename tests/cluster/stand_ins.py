@@ -37,6 +37,9 @@ class Idle:
         time.sleep({SLOW_TILE: 1.0, STUCK_TILE: 3600.0}.get(task.id, 0.0))
         return ReadError("nothing was read", pid=os.getpid())
 
+    def leave(self, within_s: float) -> None:
+        """What it has in hand is begun."""
+
     def reading(self) -> Reading:
         return Reading(worker=self._name, pid=os.getpid(), up_s=time.monotonic())
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cluster.dispatch import STRETCH
 from cluster.dispatch import Dispatch as ByToken
 from cluster.retries import RetryPolicy, Verdict
-from mapper.errors import AssetError, MapperError, ReadError, SpecError, StoreError, WorkerLostError
+from mapper.errors import AssetError, HandedBackError, MapperError, ReadError, SpecError, StoreError, WorkerLostError
 from mapper.map_tile import Task
 from mapper.pyramid import LevelTask
 from tests.cluster.tiles import GRID, tile_tasks
@@ -119,6 +119,23 @@ class Run(RuleBasedStateMachine):
             self._failed(worker, task, WorkerLostError("gone"))
         for name, number in [one for one in self.left_behind if one[0] == worker]:
             self._late(name, number, done=False)
+
+    @rule(worker=st.sampled_from(NAMES), some=st.booleans())
+    def a_worker_leaves(self, worker: str, some: bool) -> None:
+        """It gives back what it has, or the first of it, and nothing counts."""
+        self.workers = {name: holds for name, holds in self.workers.items() if name != worker}
+        self.dispatch.see(self.workers)
+        held = [self.tasks[number] for number, held in self.running.items() if worker in held]
+        for task in held[:1] if some else held:
+            self.spent.append(self.dispatch.tokens[worker, task.id])
+            judged = self.dispatch.failed(worker, task, HandedBackError("it leaves"), self.now)
+            assert judged == (self.tried.get(task.id, 0), None)
+            del self.running[task.id][worker]
+            if not self.running[task.id]:
+                del self.running[task.id]
+                self.due[task.id] = self.now
+        for name, number in [one for one in self.left_behind if one[0] == worker]:
+            self._late(name, number, done=some)
 
     @precondition(lambda self: self.left_behind)
     @rule(data=st.data(), done=st.booleans())
@@ -385,6 +402,90 @@ def test_a_task_that_takes_two_workers_with_it_is_given_up_with_what_is_known_of
     assert (judged.error.where["workers"], judged.error.where["hosts"]) == ("a, b", "node-1, node-2")
     for said in ("signal 9", "signal 10", tile_tasks(1)[0].name):
         assert said in str(judged.error)
+
+
+# Machines that leave -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_leaving_worker_gives_back_goes_out_again_at_once_and_before_all_else() -> None:
+    dispatch, (first, second) = started(9)
+    for task in (second, first):
+        assert dispatch.failed("a", task, HandedBackError("it leaves"), 1.0) == (0, None)
+    assert handed_out(dispatch, {"b": 2}, 1.0) == [("b", second), ("b", first)]
+    assert dispatch.succeeded("b", first, 2.0) == 1  # no try was counted
+
+
+def test_it_may_be_given_back_more_often_than_anything_may_fail() -> None:
+    dispatch = Dispatch(tile_tasks(1), policy=POLICY)
+    for times in range(100):
+        ((worker, task),) = handed_out(dispatch, {f"spot-{times}": 1}, float(times))
+        assert dispatch.failed(worker, task, HandedBackError("it leaves"), float(times)) == (0, None)
+    ((worker, task),) = handed_out(dispatch, {"b": 1}, 100.0)
+    assert dispatch.failed(worker, task, WorkerLostError("gone"), 100.0) == (1, None)
+
+
+def test_an_answer_that_comes_after_the_tile_was_given_back_is_nobodys() -> None:
+    dispatch = ByToken(tile_tasks(1), policy=POLICY)
+    dispatch.see({"a": 1})
+    first = dispatch.next_for(0.0)
+    assert first is not None
+    dispatch.failed(first[2], HandedBackError("it leaves"), 1.0)
+    dispatch.see({"b": 1})
+    again = dispatch.next_for(1.0)
+    assert again is not None
+    assert dispatch.succeeded(first[2], 2.0) is None  # it was over in time after all
+    assert dispatch.failed(first[2], SpecError("wrong job"), 2.0).verdict is None
+    assert not dispatch.finished
+    assert dispatch.succeeded(again[2], 3.0) == 1
+    assert dispatch.finished
+
+
+def test_a_leaving_worker_is_no_outage_and_the_end_of_none() -> None:
+    dispatch, held = started(9, holds=9)
+    for task in held:
+        dispatch.failed("a", task, HandedBackError("it leaves"), 1.0)
+    assert len(handed_out(dispatch, {"b": 9}, 1.0)) == 9
+
+    away = ByToken(tile_tasks(20), policy=AWAY)
+    away.see({"a": 6})
+    given = [away.next_for(0.0) for _ in range(6)]
+    *failing, (_, _, last) = [one for one in given if one is not None]
+    for _, _, token in failing:
+        away.failed(token, StoreError("no answer"), 1.0)
+    away.failed(last, HandedBackError("it leaves"), 1.0)
+    assert away.next_for(1.0) is None  # the outage holds
+    assert away.next_for(10.0) is not None
+    assert away.next_for(10.0) is None  # one at a time goes out to see
+
+
+def test_a_suspect_that_is_given_back_is_tried_alone_as_before() -> None:
+    dispatch, (suspect, other) = started(9)
+    dispatch.succeeded("a", other, 1.0)
+    dispatch.failed("a", suspect, WorkerLostError("gone"), 1.0)
+    assert handed_out(dispatch, {"a": 2}, 10.0) == [("a", suspect)]
+    assert dispatch.failed("a", suspect, HandedBackError("it leaves"), 11.0) == (1, None)
+    assert handed_out(dispatch, {"b": 2}, 11.0) == [("b", suspect)]
+    assert dispatch.failed("b", suspect, WorkerLostError("gone"), 12.0) == (2, Verdict.QUARANTINE)
+
+
+def test_one_of_two_copies_that_is_given_back_leaves_the_other_to_finish() -> None:
+    dispatch, late = one_late()
+    handed_out(dispatch, BOTH, 10.0)
+    assert dispatch.failed("b", late, HandedBackError("it leaves"), 11.0) == (0, None)
+    assert not dispatch.finished
+    assert dispatch.succeeded("a", late, 12.0) == 1
+    assert dispatch.finished
+
+
+def test_after_a_stop_what_is_given_back_is_left_to_the_next_run() -> None:
+    dispatch, held = started(9, holds=3)
+    dispatch.stop_drawing()
+    for task in held[:2]:
+        assert dispatch.failed("a", task, HandedBackError("it leaves"), 1.0) == (0, None)
+    assert handed_out(dispatch, {"b": 3}, 1.0) == []
+    assert not dispatch.finished
+    dispatch.succeeded("a", held[2], 2.0)
+    assert dispatch.finished
 
 
 # Outages -------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from cluster.worker import MOST_HELD
 from mapper.errors import AssetError, MapperError, ModelError, ResourceError, WorkerLostError
 from mapper.map_tile import ModelChoice, Setup, TileMapper, TileTask
 from tests.cluster import tiles
+from tests.cluster.clusters import ready
 from tests.cluster.tiles import BAD_TILE, World, world
 
 QUICK = RetryPolicy(first_wait_s=0.05, longest_wait_s=0.1)
@@ -131,7 +132,7 @@ def ray_pool(
 
 def test_two_gpus_map_what_one_process_maps(ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]) -> None:
     with ray_pool(fresh.setup) as pool:
-        processes = {facts.pid for facts in pool.facts()}
+        processes = {facts.pid for facts in ready(pool, 2)}
         found = ended(pool, fresh.tasks)
     assert len(processes) == 2
     assert {outcome.worker for outcome in found.values()} == {"gpu-0", "gpu-1"}
@@ -170,14 +171,14 @@ def test_what_a_killed_process_had_in_hand_is_redone(
     ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]
 ) -> None:
     with ray_pool(fresh.setup, load=tiles.load_slow) as pool:
-        victim = pool.facts()[0]
+        victim = ready(pool, 2)[0]
         found: dict[int, Outcome] = {}
         for outcome in outcomes(pool, fresh.tasks, policy=QUICK):
             if not found:
                 os.kill(victim.pid, signal.SIGKILL)
             assert outcome.task.id not in found
             found[outcome.task.id] = outcome
-        after = {facts.name: facts.pid for facts in pool.facts()}
+        after = {facts.name: facts.pid for facts in ready(pool, 2)}
     assert all(outcome.error is None for outcome in found.values())
     assert any(outcome.attempts == 2 for outcome in found.values())
     assert after[victim.name] != victim.pid
@@ -198,7 +199,7 @@ def test_a_worker_that_sleeps_for_ever_does_not_hold_the_run(
     ray_cluster: Any, fresh: World, expected: NDArray[np.uint8]
 ) -> None:
     with ray_pool(fresh.setup, load=tiles.load_hanging) as pool:
-        before = {facts.pid for facts in pool.facts()}
+        before = {facts.pid for facts in ready(pool, 2)}
         found = list(outcomes(pool, fresh.tasks, policy=QUICK, patience_s=0.5))
         after = {facts.pid for facts in pool.facts()}
     assert sorted(outcome.task.id for outcome in found) == [task.id for task in fresh.tasks]

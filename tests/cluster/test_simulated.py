@@ -140,6 +140,28 @@ def test_deaths_lose_no_tile_and_double_none() -> None:
     assert report.makespan_s < 2 * mapped(replace(world, deaths=()), tiles=400)[0].makespan_s
 
 
+LEAVES = tuple((3.0 + 2.5 * number, f"gpu-{number % 8}") for number in range(8))
+
+
+@pytest.mark.parametrize("within_s", [0.0, 1.0, 30.0])
+def test_machines_that_leave_lose_no_tile_and_nothing_counts_against_any(within_s: float) -> None:
+    leaves = [(at, name, within_s) for at, name in LEAVES]
+    report, found = mapped(replace(USUAL, workers=8, leaves=leaves, restart_s=10.0), tiles=400)
+    assert all((outcome.error, outcome.attempts) == (None, 1) for outcome in found)
+    assert report.tiles <= 1.01 * 400
+
+
+def test_machines_that_leave_in_time_waste_no_gpu_time() -> None:
+    usual = replace(USUAL, workers=8, restart_s=1e6)
+
+    def spent_s(world: World) -> float:
+        report, _ = mapped(world, tiles=400, patience_s=math.inf)
+        return sum(report.busy.values()) * report.makespan_s
+
+    leaves = [(at, name, 30.0) for at, name in LEAVES[:4]]
+    assert spent_s(replace(usual, leaves=leaves)) == pytest.approx(spent_s(usual))
+
+
 def test_neighbours_on_the_ground_are_mostly_mapped_by_one_worker() -> None:
     _, found = mapped(replace(USUAL, workers=16), tiles=SIDE * SIDE)
     by_stretch = {(o.task.tile.row, o.task.tile.column): o.worker for o in found}

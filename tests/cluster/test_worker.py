@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.worker import MOST_HELD, Worker
-from mapper.errors import ResourceError
+from mapper.errors import HandedBackError, ResourceError
 from mapper.map_tile import Setup, TileMapper, TileResult, TileTask, TileView
 from mapper.mosaic import Mosaic
+from mapper.pyramid import LevelTask
 from mapper.read import RasterReader
 from mapper.segmenter import Logits
-from tests.cluster.tiles import World, world
+from tests.cluster.nodes import until
+from tests.cluster.tiles import GRID, World, world
 
 
 @pytest.fixture
@@ -111,6 +114,81 @@ def test_the_stages_of_a_tile_are_timed_apart(fresh: World) -> None:
     for result in answers(worker, fresh):
         assert set(result.seconds) == {"read", "infer", "blend", "write"}
         assert min(result.seconds.values()) >= 0
+
+
+# A machine that leaves ------------------------------------------------------------------------------------------------
+
+
+class Gated(Watching):
+    """Reads when it may."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.may_read = threading.Event()
+        self.segmented = 0
+
+    def read(self, task: TileTask) -> TileView:
+        view = super().read(task)
+        assert self.may_read.wait(60)
+        return view
+
+    def segment(self, *args: Any) -> Any:
+        self.segmented += 1
+        return super().segment(*args)
+
+
+def gated(setup: Setup) -> Gated:
+    return Gated(
+        setup, segmenter=Forgetful(setup, fits=99), reader=RasterReader(bands=3), mosaic=Mosaic.open(setup.mosaic)
+    )
+
+
+def test_what_a_leaving_worker_has_not_begun_comes_back_at_once_and_what_it_has_begun_is_finished(
+    fresh: World,
+) -> None:
+    mapper = gated(fresh.setup)
+    worker = Worker("a", fresh.setup, lambda _: mapper)
+    with ThreadPoolExecutor(MOST_HELD) as threads:
+        running = [threads.submit(worker.run, task) for task in fresh.tasks]
+        until(lambda: worker.reading().in_hand == len(running) and mapper.together == 2)
+        worker.leave(math.inf)
+        until(lambda: sum(one.done() for one in running) == len(running) - 2)
+        late = worker.run(fresh.tasks[0])
+        mapper.may_read.set()
+        results = [one.result() for one in running]
+    worker.close()
+    back = [result for result in [*results, late] if isinstance(result, HandedBackError)]
+    assert len(back) == len(running) - 1
+    assert all("had not begun" in error.what for error in back)
+    assert {error.where["worker"] for error in back} == {"a"}
+    assert sum(isinstance(result, TileResult) for result in results) == 2
+    assert mapper.segmented == 2
+
+
+def test_a_tile_that_cannot_be_over_in_time_is_not_given_to_the_model(fresh: World) -> None:
+    mapper = gated(fresh.setup)
+    worker = Worker("a", fresh.setup, lambda _: mapper)
+    with ThreadPoolExecutor(1) as threads:
+        begun = threads.submit(worker.run, fresh.tasks[0])
+        until(lambda: mapper.together == 1)
+        worker.leave(3600.0)
+        worker.leave(0.0)
+        worker.leave(3600.0)  # the shortest time counts
+        mapper.may_read.set()
+        result = begun.result()
+    worker.close()
+    assert isinstance(result, HandedBackError)
+    assert "before it could be over" in result.what
+    assert result.where["tile"] == fresh.tasks[0].name
+    assert mapper.segmented == 0
+
+
+def test_a_shard_above_the_tiles_that_is_not_begun_comes_back_too(fresh: World) -> None:
+    worker = Worker("a", fresh.setup, lambda _: gated(fresh.setup))
+    worker.leave(math.inf)
+    result = worker.run(LevelTask(id=100, grid=GRID, tile=GRID.tile(0, 0), time=0, prompts=(0,)))
+    worker.close()
+    assert isinstance(result, HandedBackError)
 
 
 def test_a_worker_asks_for_no_more_tiles_than_it_has_threads(fresh: World) -> None:

@@ -126,6 +126,9 @@ class Hungrier:
         self.holds += 1
         return ReadError("nothing was read")
 
+    def leave(self, within_s: float) -> None:
+        """It has begun with all it has."""
+
     def reading(self) -> Reading:
         return Reading(worker=self._name)
 

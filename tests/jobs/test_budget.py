@@ -31,9 +31,10 @@ TASK = outcome().task
 ONE, TWO = {"a": 3}, {"a": 3, "b": 3}
 
 
-def meter(clock: Clock, budget_usd: float | None = None, **more: Any) -> Meter:
+def meter(clock: Clock, budget_usd: float | None = None, *, gpus: float = 1, **more: Any) -> Meter:
     made = Meter(usd_per_gpu_hour=PER_HOUR, budget_usd=budget_usd, clock=clock, **more)
     made.begin()
+    made.have(gpus)
     return made
 
 
@@ -54,7 +55,7 @@ def mapping(on: Meter, clock: Clock, *, tiles: int, seconds: float, workers: dic
 
 def test_workers_are_paid_for_while_they_start() -> None:
     clock = Clock()
-    on = meter(clock)
+    on = meter(clock, gpus=2)
     clock.now += 60
     on.work(TWO)
     assert on.spent_usd == 120
@@ -74,13 +75,28 @@ def test_a_start_that_leaves_some_of_the_budget_is_followed_by_work() -> None:
 
 def test_a_worker_that_is_being_replaced_is_paid_for() -> None:
     clock = Clock()
-    on = meter(clock)
+    on = meter(clock, gpus=2)
     on.work(TWO)
     clock.now += 10
     on.count(ONE)
     clock.now += 10
     on.close()
     assert on.spent_usd == 40
+
+
+def test_a_gpu_is_paid_for_from_when_it_joins_until_it_leaves() -> None:
+    clock = Clock()
+    on = meter(clock, gpus=0)
+    clock.now += 600  # nobody had a place yet
+    on.have(1)
+    on.work(ONE)
+    clock.now += 10
+    on.have(3)
+    clock.now += 10
+    on.have(0.5)  # one of two workers that share a GPU
+    clock.now += 10
+    on.count(ONE)
+    assert on.spent_usd == 10 + 30 + 5
 
 
 def test_what_earlier_sessions_have_spent_counts() -> None:

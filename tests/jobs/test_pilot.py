@@ -17,7 +17,7 @@ from cluster.pool import Outcome
 from cluster.telemetry import WorkerSample
 from jobs.estimate import Range
 from jobs.job import Job
-from jobs.pilot import Pilot
+from jobs.pilot import Pilot, _on_cores
 from jobs.prepare import prepare
 from jobs.pricing import Priced, price
 from jobs.sampling import Stratum, draw, share_of, total_of
@@ -179,7 +179,19 @@ def test_a_part_of_the_tiles_prices_the_whole_with_a_range(world: World, here: P
     assert 0 < cost.seconds.low < cost.seconds.likely < cost.seconds.high
     assert cost.stored_bytes.low < cost.stored_bytes.likely < cost.stored_bytes.high
     assert set(pilot.stages) == {"read", "infer", "blend", "write"}
+    for measured in (pilot.whole_windows, pilot.whole_read_bytes, pilot.decode_s, pilot.worker_s):
+        assert measured is not None
+        assert 0 < measured.low <= measured.likely <= measured.high
+    assert pilot.window_s is not None
+    assert pilot.card == ""  # a CPU
     assert pilot.bound in pilot.stages
+
+
+def test_time_in_line_for_a_core_is_not_taken_for_work() -> None:
+    spent = {"read": 50.0, "decode": 8.0, "copy": 0.0, "infer": 30.0, "blend": 1.0, "encode": 1.0, "write": 9.0}
+    assert _on_cores(spent, 10.0, "cpu") == spent | {"decode": 2.0, "blend": 0.25, "encode": 0.25}
+    assert _on_cores(spent, 10.0, "cuda") == spent  # the model is on no core
+    assert _on_cores(spent, 99.0, "cpu") == spent
 
 
 def test_tiles_without_a_valid_pixel_are_told(world: World, here: Path, tmp_path: Path) -> None:

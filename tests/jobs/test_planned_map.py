@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -87,7 +87,6 @@ def plans(draw: st.DrawFn) -> tuple[Grid, list[tuple[int, int, int]]]:
     return grid, draw(st.lists(cells, min_size=1, max_size=12, unique=True))
 
 
-@settings(max_examples=40)  # each is looked at through many zooms
 @given(plans())
 def test_every_planned_tile_is_seen_near_and_a_click_on_its_middle_finds_it(
     plan: tuple[Grid, list[tuple[int, int, int]]],

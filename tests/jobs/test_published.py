@@ -249,6 +249,10 @@ def test_no_secret_gets_into_a_catalog(tmp_path: Path) -> None:
         job={
             "imagery": {"catalog": f"https://user:{CANARY}@example.com/stac?token={CANARY}", "time_step": "all"},
             "model": {"name": "pocket", "weights": f"https://example.com/w.safetensors?token={CANARY}"},
+            "monitor": {
+                "schedule": "every 1d",
+                "sinks": [{"name": "hook", "webhook": f"https://example.com/{CANARY}"}, {"name": CANARY}],
+            },
         },
         workers=[{"host": CANARY, "pid": 1}],
         error=f"403 from https://example.com/?sig={CANARY}",

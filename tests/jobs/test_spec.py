@@ -79,7 +79,7 @@ def test_the_json_schema_accepts_the_example_and_refuses_what_the_job_file_refus
     validator.validate(example())
     for wrong in (
         example(grid={"shard": 1}), example(imagery={"bands": []}), example(prompts=[]), example(name=None),
-        example(imagery={"time_step": "decade"}), example(compute={"gpus": 0}),
+        example(imagery={"time_step": "decade"}), example(compute={"gpus": 0}), example(compute={"gpus": {"min": 2}}),
         example(prompts=[{"name": "p", "expression": "x" * 501}]),
     ):  # fmt: skip
         faults_of(wrong)
@@ -122,7 +122,18 @@ def test_only_name_area_catalog_prompts_and_output_must_be_given() -> None:
         ({"model": {"sha256": "abc"}}, "model.sha256"),
         ({"windows": {"overlap_px": -1}}, "windows.overlap_px"),
         ({"output": {"engine": "tiff"}}, "output.engine"),
-        ({"compute": {"gpus": "some"}}, "compute.gpus"),
+        ({"compute": {"gpus": "some"}}, "compute.gpus: is auto, a number of GPUs, or {min: 1, max: 8}, and not 'some'"),
+        ({"compute": {"gpus": 1.5}}, "compute.gpus: input should be a valid integer"),
+        ({"compute": {"gpus": {"min": 3, "max": 2}}}, "compute.gpus: min 3 is more than max 2"),
+        ({"compute": {"gpus": {"min": 1}}}, "compute.gpus.max is missing"),
+        ({"compute": {"gpus": {"mn": 1, "max": 2}}}, "compute.gpus.mn is not a key (did you mean min?)"),
+        ({"compute": {"workers_per_gpu": 0}}, "compute.workers_per_gpu"),
+        ({"compute": {"gpu_type": "A 100"}}, "compute.gpu_type"),
+        ({"compute": {"labels": {"a b": "x"}}}, "compute.labels: 'a b' is no label of a Ray node"),
+        ({"compute": {"labels": {"zone": "in()"}}}, "compute.labels: zone: 'in()' is none of value, !value, in(a, b)"),
+        ({"compute": {"resources": {"GPU": 1}}}, "compute.resources: no custom resource is named GPU: gpus says"),
+        ({"compute": {"resources": {"licence": 1.5}}}, "compute.resources: 1.5 is neither a part of one nor"),
+        ({"compute": {"cpus_per_worker": 1.5}}, "compute.cpus_per_worker: 1.5 is neither a part of one"),
         ({"compute": {"budget_usd": -1}}, "compute.budget_usd"),
         ({"monitor": {"at": "noon"}}, "monitor.at is not a key"),
         ({"colour": "red"}, "colour is not a key"),
@@ -178,10 +189,29 @@ def test_a_job_that_would_map_other_pixels_is_another_run(changes: dict[str, Any
 
 @pytest.mark.parametrize(
     "changes",
-    [{"compute": {"gpus": 8}}, {"compute": {"batch": 4}}, {"compute": {"budget_usd": 5.0}}, {"monitor": None}],
-)
+    [
+        {"compute": {"gpus": 8}}, {"compute": {"batch": 4}}, {"compute": {"budget_usd": 5.0}}, {"monitor": None},
+        {"compute": {"gpus": {"min": 1, "max": 8}, "workers_per_gpu": 2, "gpu_type": "L4", "cpus_per_worker": 0.5}},
+        {"compute": {"labels": {"ray.io/market-type": "!spot"}, "resources": {"licence": 1}}},
+    ],
+)  # fmt: skip
 def test_how_a_job_is_run_makes_it_no_other_run(changes: dict[str, Any]) -> None:
     assert same_job(spec_from(example()), spec_from(example(**changes)))
+
+
+def test_a_label_that_yaml_reads_as_yes_or_a_number_is_a_text() -> None:
+    labels = yaml.safe_load("{spot: true, rack: 7, zone: 'in(a, b)'}")
+    assert spec_from(example(compute={"labels": labels})).compute.labels == {
+        "spot": "true",
+        "rack": "7",
+        "zone": "in(a, b)",
+    }
+
+
+def test_how_many_gpus_there_will_be_is_reckoned_with_as_far_as_it_is_said() -> None:
+    said = [spec_from(example(compute={"gpus": gpus})).compute for gpus in ("auto", 4, {"min": 2, "max": 8})]
+    assert [compute.expected_gpus for compute in said] == [1, 4, 8]
+    assert [compute.gpu_bounds for compute in said] == [(1, None), (4, 4), (2, 8)]
 
 
 def test_another_area_is_another_run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_a_run_that_has_lost_its_workers_is_stopped_and_goes_on_later(
 ) -> None:
     job = world.job(tmp_path / "map.zarr")
 
-    def dying(setup: Setup) -> LocalPool:
+    def dying(setup: Setup, paid: Callable[[float], None], stopped: Callable[[], bool]) -> LocalPool:
         return Dying(setup)
 
     summary = Run(prepare(Job.from_dict(job)), dying, Silent(), retry=False).wait(timeout_s=100)

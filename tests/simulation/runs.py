@@ -93,6 +93,7 @@ def drawn(seed: int, *, only: Callable[[Faults, random.Random], Faults], log: Ca
         poison=frozenset(numbers[: chance.choice((0, 0, 1, 2))]),
         bad=frozenset(numbers[2 : chance.choice((2, 2, 3, 4))]),
         nodata=frozenset(numbers[4 : chance.choice((4, 5))]),
+        leave=share(0.15),
     )  # fmt: skip
     return World(
         seed=seed, rows=rows, columns=columns, workers=chance.randint(1, 4), holds=chance.randint(1, 3),
@@ -263,3 +264,8 @@ def stopped_drivers(faults: Faults, chance: random.Random) -> Faults:
 def zombies(faults: Faults, chance: random.Random) -> Faults:
     """Workers hang, are given up, and speak again when another is in their place."""
     return Faults(**ONE_SITTING, hang=0.3, slow=faults.slow)
+
+
+def spot_machines(faults: Faults, chance: random.Random) -> Faults:
+    """Machines go away all the time, and nothing else goes wrong."""
+    return Faults(**ONE_SITTING, leave=0.4, slow=faults.slow, nodata=faults.nodata)

@@ -13,15 +13,17 @@ from cluster.dispatch import Dispatch
 from cluster.retries import RetryPolicy
 from jobs.books import Books
 from jobs.lease import NOBODY
-from tests.simulation.runs import only_outages, simulate, stopped_drivers, zombies
+from mapper.errors import HandedBackError
+from tests.simulation.runs import only_outages, simulate, spot_machines, stopped_drivers, zombies
 from tests.simulation.sittings import Code
 from tests.simulation.world import BrokenError, Faults
 
 RUNS = 60
 FAULTS = (
     "read fails", "put fails", "put applied, answer lost", "worker dies", "worker hangs", "zombie answers",
-    "worker lost: poison tile", "slow worker", "outage", "driver killed", "driver stopped", "rival begins",
-    "driver's put refused", "driver's put applied, answer lost",
+    "machine leaves", "tile given back: not begun", "tile given back: not over", "worker lost: poison tile",
+    "slow worker", "outage", "driver killed", "driver stopped", "rival begins", "driver's put refused",
+    "driver's put applied, answer lost",
 )  # fmt: skip
 
 
@@ -46,6 +48,15 @@ def test_a_store_that_is_away_for_two_minutes_costs_no_tile() -> None:
     for seed in range(10):
         told = simulate(seed, only=only_outages)
         assert told.failed == 0, seed
+
+
+def test_machines_that_leave_all_the_time_cost_no_tile() -> None:
+    hit: Counter[str] = Counter()
+    for seed in range(3):
+        told = simulate(seed, only=spot_machines)
+        assert told.failed == 0, seed
+        hit += told.hit
+    assert hit["machine leaves"] > 30
 
 
 # Bugs that it must find -----------------------------------------------------------------------------------------------
@@ -107,3 +118,8 @@ def test_it_finds_a_retry_that_is_dropped(monkeypatch: pytest.MonkeyPatch) -> No
 def test_it_finds_tiles_that_an_outage_costs() -> None:
     hasty = Code(policy=RetryPolicy(outage_s=0))
     assert any(simulate(seed, code=hasty, only=only_outages).failed for seed in range(20))
+
+
+def test_it_finds_a_driver_that_holds_a_leaving_machine_against_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HandedBackError, "cause", "worker")
+    assert "given up are" in found(Code(), runs=100, only=spot_machines)

@@ -1,7 +1,8 @@
-"""Workers that die, hang, wake up too late, and put what nobody waits for any more."""
+"""Workers that die, hang, leave, wake up too late, and put what nobody waits for any more."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from zlib import crc32
 from cluster.pool import Finished, WorkerFacts
 from cluster.readings import Reading
 from jobs.lease import HEARTBEAT_S, Claim
-from mapper.errors import AssetError, MapperError, ReadError, StoreError, WorkerLostError
+from mapper.errors import AssetError, HandedBackError, MapperError, ReadError, StoreError, WorkerLostError
 from mapper.map_tile import Result, Task, TileResult, TileTask
 from mapper.pyramid import LevelResult
 from tests.simulation.world import LAYERS, BrokenError, Key, World, key_of, named
@@ -19,6 +20,9 @@ HUNG_FOR_S = 12.0
 """After so long without a word a worker is given up for lost."""
 
 REPLACED_S = 4.0
+IN_TIME_S = 30.0
+"""Enough for a tile of most workers."""
+
 ORPHANED_S = 3.0
 """How long the workers of a dead driver go on. The next driver needs longer to begin."""
 
@@ -29,7 +33,7 @@ class _Held:
     task: Task
     token: int
     lost: bool = False
-    """The driver was told that its worker is lost: it holds no room, though it may live on."""
+    """The driver was told that its worker is lost, or has given it back: it holds no room, though it may live on."""
 
     dead: bool = False
 
@@ -77,6 +81,9 @@ class FaultyPool:
             world.clock.at(world.now() + late_s, partial(self._read, held, put_s))
         else:
             world.clock.at(world.now() + read_s, partial(self._read, held, put_s))
+        if world.happens("machine leaves", faults.leave):
+            within_s = world.chance.choice((0.0, world.chance.uniform(0, 2), IN_TIME_S, math.inf))
+            world.clock.at(world.now() + world.chance.uniform(0, 2), partial(self._leave, worker, within_s))
 
     def finished(self, timeout_s: float) -> list[Finished]:
         """The tries that are over by now; time passes until the first."""
@@ -127,13 +134,45 @@ class FaultyPool:
             return
         self._world.tell(f"worker lost: {why}")
         name = cause.worker
-        for held in [held for held in self._held if held.worker == name and not held.lost]:
+        for held in self._of(name):
             held.lost, held.dead = True, not wakes
             self._world.lost_once.add(held.task.id)
             error = WorkerLostError("the worker is gone", worker=name, host="paper", said=why)
             self._over.append(Finished(worker=name, task=held.task, result=error, token=held.token))
-        holds = self._alive.pop(name)
-        self._world.clock.at(self._world.now() + REPLACED_S, partial(self._alive.__setitem__, name, holds))
+        if (holds := self._alive.pop(name, None)) is not None:  # else its machine leaves: another comes anyway
+            self._world.clock.at(self._world.now() + REPLACED_S, partial(self._alive.__setitem__, name, holds))
+
+    def _leave(self, name: str, within_s: float) -> None:
+        """A worker takes no more, gives back some of what it has as not begun, and in the end what is not over."""
+        world = self._world
+        if (holds := self._alive.pop(name, None)) is None:
+            return
+        for held in self._of(name):
+            if world.chance.random() < 0.5:
+                self._give_back(held, "not begun")
+        world.clock.at(world.now() + within_s, partial(self._go, name))
+        world.clock.at(world.now() + REPLACED_S, partial(self._come, name, holds))
+
+    def _go(self, name: str) -> None:
+        """The time of a leaving worker is up. What it gives back it may finish all the same, and say so."""
+        for held in self._of(name):
+            self._give_back(held, "not over", goes_on=self._world.chance.random() < 0.5)
+
+    def _come(self, name: str, holds: int) -> None:
+        """Another worker, once the one that leaves has nothing more in hand."""
+        if self._of(name):
+            self._world.clock.at(self._world.now() + REPLACED_S, partial(self._come, name, holds))
+        else:
+            self._alive[name] = holds
+
+    def _of(self, name: str) -> list[_Held]:
+        return [held for held in self._held if held.worker == name and not held.lost]
+
+    def _give_back(self, held: _Held, why: str, *, goes_on: bool = False) -> None:
+        self._world.tell(f"tile given back: {why}")
+        held.lost, held.dead = True, not goes_on
+        error = HandedBackError("its worker leaves", worker=held.worker, tile=held.task.name)
+        self._over.append(Finished(worker=held.worker, task=held.task, result=error, token=held.token))
 
     def _read(self, held: _Held, put_s: float) -> None:
         world, task = self._world, held.task

@@ -55,6 +55,9 @@ class Faults:
     lost_answer: float = 0.0
     die: float = 0.0
     hang: float = 0.0
+    leave: float = 0.0
+    """Hand-outs after which the worker's machine goes away: now, in time, or when nobody has said."""
+
     slow: float = 0.0
     """Share of the workers that are twenty times slower."""
 

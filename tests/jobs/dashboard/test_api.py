@@ -166,7 +166,7 @@ KEYS = st.sampled_from([LIVE.id, DONE.id, HELD.id, QUEUED.id, LIVE.id]) | WORDS
 PLACES = st.floats(-200, 200) | st.sampled_from([float("nan"), float("inf"), 85.3, 27.7])
 
 
-@settings(max_examples=250)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_every_answer_to_a_question_is_as_the_document_says(
     data: st.DataObject, shared: Asked, document: dict[str, Any]

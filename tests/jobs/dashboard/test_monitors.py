@@ -18,10 +18,12 @@ from jobs.dashboard.app import app
 from jobs.dashboard.charts import ticks as drawn
 from jobs.dashboard.keys import Access
 from jobs.dashboard.monitor_book import MonitorBook
+from jobs.dashboard.monitor_views import ChangeLine
 from jobs.dashboard.prometheus import Exporter
 from jobs.dashboard.queries import Queries
 from jobs.executor import Executor
 from jobs.job import Job
+from jobs.monitor_tables import changes_table
 from jobs.monitors.delivery import rows_of
 from jobs.monitors.loop import Scheduler
 from jobs.monitors.rows import TickEnd
@@ -319,6 +321,30 @@ def test_the_chart_has_a_bar_for_what_is_known_and_says_in_words_what_it_shows()
     assert "3 ticks since" in picture
     assert "1 mapped, 1 no news, 1 failed; 40 tiles mapped" in picture
     assert "no tick yet" in str(drawn((), "UTC"))
+
+
+def test_where_nothing_can_be_compared_the_page_and_the_table_say_unknown_and_no_zero(kept: Kept) -> None:
+    blind = ChangeLine(time=BEGIN, prompt="lake", appeared=None, vanished=None, appeared_m2=None, vanished_m2=None)
+    with Asked(Access(token=TOKEN)) as asked:
+        asked.queries.monitored = {"nepal": replace(monitor_page(), changes=(blind,), alerts=())}
+        shown = asked.client.get("/monitors/nepal", headers=BROWSER | BEARER).text
+    assert shown.count("nothing to compare") == 2
+    assert "0 m²" not in shown.replace("\u00a0", " ")
+    cells = [list(column.cells) for column in changes_table([blind]).columns]
+    assert cells == [["2026-11-20"], ["lake"], ["unknown"], ["–"], ["unknown"], ["–"]]
+
+
+def test_an_alert_that_is_taken_back_by_a_gap_is_unknown_and_no_zero(kept: Kept) -> None:
+    rule = {"name": "shore", "prompt": "lake", "change": "appeared", "area_m2": 1000}
+    job = kept.add(alerts=[rule], sinks=[])
+    assert job.spec.monitor is not None
+    back = an_alert(area_m2=0.0, count=0, over_threshold=False, comparable_share=0.0, polygons={"features": ()})
+    kept.store.enqueue(rows_of([back], job.spec.monitor, now=kept.now))
+    (told,) = kept.queries.monitor("lakes").alerts
+    assert (told.area_m2, told.count) == (None, None)
+    assert "unknown now" in back.headline
+    seen = back.model_copy(update={"comparable_share": 0.5, "revises": back.key})
+    assert "no longer over the threshold" in seen.headline
 
 
 def test_strangers_words_are_text_wherever_a_monitor_can_say_them() -> None:

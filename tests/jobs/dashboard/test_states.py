@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.dashboard.states import TileStates, pixel_surface_km2
@@ -80,7 +80,6 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(acts)
 def test_columns_say_what_the_ledger_says_after_parts_were_merged_and_two_epochs_wrote(acts: list[tuple]) -> None:  # type: ignore[type-arg]
     with TemporaryDirectory() as place:
