@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FRONT := jobs/dashboard/front
 VENDOR := jobs/dashboard/static/vendor/LICENSES.txt
 
-.PHONY: help setup demo test slow quick chaos chaos-sim chaos-ticks stac-api chaos-record fuzz check format pocket real clean
+.PHONY: help setup demo test slow quick chaos chaos-sim chaos-ticks stac-api cluster-test cluster-record chaos-record fuzz check format pocket real clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,16 @@ chaos-ticks: setup ## ten thousand ticks of monitors, with two schedulers, crash
 
 stac-api: setup  ## a real STAC API for the tests that want one, in an environment of its own (PostGIS is needed besides)
 	$(BIN)/python -m tests.pgstac --setup
+
+cluster-test: setup ## a fleet on this machine: several Ray nodes, Ceph and pgstac, each on a network of its own; as root
+	$(BIN)/python -m tests.fleet.needs --setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,deploy]'
+	$(BIN)/python -m pytest tests/deploy
+	$(BIN)/python -m pytest -m fleet --timeout 1200
+
+cluster-record: setup ## the same fleet, its seconds put into benchmarks/results/fleet.json
+	$(BIN)/python -m tests.fleet.needs --setup
+	$(BIN)/python -m tests.fleet --record
 
 fuzz: setup      ## a minute of one core for each parser of what strangers write
 	$(BIN)/python -m tests.hostile

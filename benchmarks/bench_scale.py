@@ -151,7 +151,8 @@ def _ray_run(folder: Path, *, actors: int, tiles: int, tile_s: float) -> dict[st
     prepared, mosaic = prepared_for(folder, tiles)
     pool = RayPool(setup(prepared), workers=actors, worker=partial(StandIn, tile_s=tile_s))
     try:
-        pool.facts()  # waits for all actors
+        while len(pool.facts()) < actors:
+            pool.finished(0.1)
         own = time.process_time()
         time.sleep(IDLE_S)
         idle_s = time.process_time() - own

@@ -150,6 +150,9 @@ class StandIn:
                 time.sleep(self._tile_s)
         return _result(task)
 
+    def leave(self, within_s: float) -> None:
+        """It goes to its end with all it has."""
+
     def reading(self) -> Reading:
         """Nothing is measured of a sleep."""
         return Reading(worker=self._name, pid=os.getpid())

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from jobs.dashboard.queries import Queries
 from mapper.errors import MapperError
 
 if TYPE_CHECKING:
+    from jobs.dashboard.monitor_views import MonitorPage
     from jobs.monitors.store import Monitors
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -121,7 +123,15 @@ def _the_monitor() -> None:
                 (folder / "items.json").unlink()
             _tick(store, begin + timedelta(days=day + 1))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        pages = app(Queries(registry), Executor(registry, folder=folder / "jobs"), access=Access())
+
+        class Elsewhere(Queries):
+            """The same of maps that lie where a reader's may: not in a folder that is gone when this ends."""
+
+            def monitor(self, name: str) -> MonitorPage:
+                page = super().monitor(name)
+                return replace(page, polygons=page.polygons.replace(str(folder), "/maps"))
+
+        pages = app(Elsewhere(registry), Executor(registry, folder=folder / "jobs"), access=Access())
         with running(pages) as root:
             _draw(browser, f"{root}/monitors/{entry.name}", "monitor", lambda page: page.locator("h1").wait_for(),
                   height=1170)  # fmt: skip

@@ -39,15 +39,20 @@ def installed() -> bool:
 
 
 @contextmanager
-def radosgw() -> Iterator[str]:
-    """The server's URL; the environment holds its keys meanwhile, and a bucket ``maps`` is in it."""
+def radosgw(*, host: str = "127.0.0.1", under: str = "/tmp") -> Iterator[str]:
+    """The server's URL; the environment holds its keys meanwhile, and a bucket ``maps`` is in it.
+
+    Args:
+        host: address of this machine at which it listens.
+        under: folder that its own is made in. A short name: sockets lie in it, whose paths have 107 letters at most.
+    """
     settings = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
     before = {name: os.environ.get(name) for name in (*settings, "AWS_ENDPOINT_URL")}
-    url = f"http://127.0.0.1:{PORT}"
-    with tempfile.TemporaryDirectory(prefix="rgw-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        root = Path(folder)  # short: sockets lie in it
+    url = f"http://{host}:{PORT}"
+    with tempfile.TemporaryDirectory(prefix="rgw-", dir=under, ignore_cleanup_errors=True) as folder:
+        root = Path(folder)
         try:
-            _begin(root, uuid.uuid4())
+            _begin(root, uuid.uuid4(), host)
             _wait(url)
             _run(root, "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=tests", "--display-name=tests",
                  f"--access-key={KEY}", f"--secret-key={SECRET}")  # fmt: skip
@@ -62,10 +67,10 @@ def radosgw() -> Iterator[str]:
                     os.environ[name] = value
 
 
-def _begin(root: Path, cluster: uuid.UUID) -> None:
+def _begin(root: Path, cluster: uuid.UUID, host: str) -> None:
     for name in ("mon", "osd", "mgr", "run", "log", "rgw"):
         (root / name).mkdir()
-    (root / "ceph.conf").write_text(_configuration(root, cluster))
+    (root / "ceph.conf").write_text(_configuration(root, cluster, host))
     for number, (name, capabilities) in enumerate(CAPABILITIES.items()):
         given = [word for service, what in capabilities.items() for word in ("--cap", service, what)]
         created = ["-C"] if number == 0 else []
@@ -82,7 +87,7 @@ def _begin(root: Path, cluster: uuid.UUID) -> None:
     _run(root, "radosgw", "-n", "client.rgw")
 
 
-def _configuration(root: Path, cluster: uuid.UUID) -> str:
+def _configuration(root: Path, cluster: uuid.UUID, host: str) -> str:
     facts: dict[str, dict[str, object]] = {
         "global": {
             "fsid": cluster,
@@ -114,7 +119,7 @@ def _configuration(root: Path, cluster: uuid.UUID) -> str:
             "osd memory target": 900 << 20,
             "bluestore block size": 10 << 30,
         },
-        "client.rgw": {"rgw frontends": f"beast endpoint=127.0.0.1:{PORT}", "rgw data": root / "rgw"},
+        "client.rgw": {"rgw frontends": f"beast endpoint={host}:{PORT}", "rgw data": root / "rgw"},
     }
     return "".join(
         f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in of.items()) for section, of in facts.items()

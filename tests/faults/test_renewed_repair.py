@@ -21,6 +21,7 @@ from jobs.run import start
 from jobs.speaking import Axes, columns_of, voices
 from jobs.verify import verify
 from mapper.mosaic import Mosaic
+from tests.faults.parts import spoil
 from tests.jobs.monitors.scenes import Ground, Scene
 
 DUE = datetime(2024, 9, 1, 6, tzinfo=UTC)
@@ -111,7 +112,7 @@ def a_level(kept: Kept) -> None:
 def the_ledger_of_a_renewing_run(kept: Kept) -> None:
     run = kept.mosaic / ".resmap" / "runs" / kept.runs[1].run
     for part in (*(run / "ledger").iterdir(), *(run / "levels").iterdir()):
-        flip(part)
+        spoil(part)
 
 
 def the_root(kept: Kept) -> None:

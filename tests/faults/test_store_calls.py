@@ -122,7 +122,7 @@ def test_a_snapshot_that_cannot_be_fetched_is_an_error_and_no_empty_repository(
     assert Mosaic.open(mosaic.url).prompts == PROMPTS
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["zarr", pytest.param("icechunk", marks=pytest.mark.chaos)])
 def test_a_mosaic_is_opened_whatever_happens_to_one_request(faulty: Broken, tmp_path: Path, engine: EngineName) -> None:
     mosaic = made(faulty, tmp_path, engine)
     break_one_each(faulty, PASSING, "GET", "")
