@@ -30,8 +30,12 @@ os.environ |= {
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RESMAP_SPOT": "off",  # no cloud is asked whether it takes this machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # today's behaviour without Ray's warning that it will change
 }
+# Where bytecode is not kept, every process that a test starts would compile the project anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 for path in (PLUGINS, ROOT):
     if str(path) not in sys.path:
         sys.path.insert(0, str(path))
@@ -40,11 +44,27 @@ for path in (PLUGINS, ROOT):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadline: the machine is shared, and a slow example is no wrong one. Nothing random between two runs of CI.
-settings.register_profile(
-    "resmap", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+# No deadline: the machine is shared, and a slow example is no wrong one. Nothing random between two runs of CI; more is
+# looked at with --hypothesis-profile=thorough.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("resmap", _PATIENT, derandomize=True, max_examples=25)
+settings.register_profile("thorough", _PATIENT, max_examples=400)
 settings.load_profile("resmap")
+
+
+LONG = frozenset(("browser", "chaos", "cluster", "faults", "stories"))
+"""Folders of few tests that take long: begun last, one of their files would keep one process busy after all others."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several processes each takes files in the order of the collection, and not those of many tests first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first."""
+    items.sort(key=lambda item: not LONG & set(item.path.relative_to(ROOT).parts[:2]))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +80,10 @@ def ray_cluster() -> Iterator[Any]:
     """A Ray of this machine with three logical GPUs. Pools use a Ray that is already there."""
     import ray
 
-    ray.init(num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local",  # also where another cluster was started on this machine
+        num_cpus=4, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+    )  # fmt: skip
     yield ray
     ray.shutdown()
 

@@ -64,8 +64,13 @@ class PgStac:
 
 
 @contextmanager
-def pgstac(collections: Sequence[Mapping[str, Any]] = ()) -> Iterator[PgStac]:
-    """The API, with these collections and no items. The test is skipped where it cannot be had."""
+def pgstac(collections: Sequence[Mapping[str, Any]] = (), *, host: str = "127.0.0.1") -> Iterator[PgStac]:
+    """The API, with these collections and no items. The test is skipped where it cannot be had.
+
+    Args:
+        collections: documents of them.
+        host: address of this machine at which it listens.
+    """
     programs = environment() / "bin"
     if not (programs / "pypgstac").exists():
         pytest.skip(f"no pgstac in {programs.parent}: make it with `python -m tests.pgstac --setup`")
@@ -89,11 +94,11 @@ def pgstac(collections: Sequence[Mapping[str, Any]] = ()) -> Iterator[PgStac]:
             if done.returncode:
                 raise RuntimeError(f"pypgstac migrate ended with {done.returncode}: {log.read_text()[-2000:]}")
             port = free_port()
-            words = ["--factory", "stac_fastapi.pgstac.app:create_app", "--host", "127.0.0.1", "--port", str(port)]
+            words = ["--factory", "stac_fastapi.pgstac.app:create_app", "--host", host, "--port", str(port)]
             command = [str(programs / "uvicorn"), *words, "--log-level", "warning"]
             process = subprocess.Popen(command, env=settings, stdout=said, stderr=said, cwd=folder)
         try:
-            served = PgStac(url=f"http://127.0.0.1:{port}")
+            served = PgStac(url=f"http://{host}:{port}")
             wait_until_answers(f"{served.url}/", process, log)
             for collection in collections:
                 served.post_collection(collection)
@@ -123,6 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.pgstac", description="a STAC API for tests")
     parser.add_argument("--setup", action="store_true", required=True, help="install it, in an environment of its own")
     parser.parse_args()
+    make()
+
+
+def make() -> None:
+    """The environment, anew."""
     place = environment()
     venv.create(place, with_pip=True)
     subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)

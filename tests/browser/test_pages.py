@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,12 +31,26 @@ class Served:
     control: FakeControl
 
 
-@pytest.fixture
-def there() -> Iterator[Served]:
+@contextmanager
+def serving() -> Iterator[Served]:
     queries = FakeQueries()
     control = FakeControl(queries)
     with running(app(queries, control, access=Access())) as root:
         yield Served(root=root, queries=queries, control=control)
+
+
+@pytest.fixture
+def there() -> Iterator[Served]:
+    """Pages of which something is asked, or whose runs go on."""
+    with serving() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def still() -> Iterator[Served]:
+    """Pages that are only looked at."""
+    with serving() as served:
+        yield served
 
 
 def as_browsers_read(text: str) -> str:
@@ -87,13 +102,13 @@ def test_words_of_strangers_are_text_and_make_no_element(browser: Any, path: str
 
 @needs_axe
 @pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_nothing_in_light_and_dark(browser: Any, there: Served, path: str) -> None:
-    with opened(browser, there.root, path, reduced_motion="reduce") as shown:
+def test_axe_finds_nothing_in_light_and_dark(browser: Any, still: Served, path: str) -> None:
+    with opened(browser, still.root, path, reduced_motion="reduce") as shown:
         settled(shown, path)
         shown.evaluate(AXE.read_text())
-        for scheme in ("light", "dark"):
+        for scheme, rules in (("light", "{}"), ("dark", "{runOnly: ['color-contrast']}")):  # all that it changes
             shown.emulate_media(color_scheme=scheme)
-            found = shown.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            found = shown.evaluate(f"axe.run(document, {{resultTypes: ['violations'], ...{rules}}})")["violations"]
             told = [(rule["id"], scheme, [node["html"][:200] for node in rule["nodes"][:3]]) for rule in found]
             assert told == []
 
@@ -118,7 +133,7 @@ def test_axe_finds_nothing_on_the_pages_of_those_who_are_lost(browser: Any, path
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_say_what_they_have_to_say_without_scripts(browser: Any, there: Served, path: str) -> None:
+def test_pages_say_what_they_have_to_say_without_scripts(browser: Any, still: Served, path: str) -> None:
     told = {
         "/": "Kathmandu, buildings",
         RUN: "22 to 35 minutes left",
@@ -130,7 +145,7 @@ def test_pages_say_what_they_have_to_say_without_scripts(browser: Any, there: Se
         "/monitors/nepal": "the catalog is down",
         "/monitors/lakes": "It has not looked yet",
     }
-    with opened(browser, there.root, path, java_script_enabled=False) as shown:
+    with opened(browser, still.root, path, java_script_enabled=False) as shown:
         assert told.get(path, "1.39 ×") in shown.locator("main").inner_text()
 
 
@@ -144,8 +159,8 @@ def test_a_run_is_cancelled_and_tiles_are_retried_without_scripts(browser: Any, 
     assert [(what, key) for what, key, _ in there.control.asked] == [("cancel", LIVE.id), ("retry", HELD.id)]
 
 
-def test_the_map_without_scripts_has_pictures_and_links_that_zoom(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, f"{RUN}/map", java_script_enabled=False) as shown:
+def test_the_map_without_scripts_has_pictures_and_links_that_zoom(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, f"{RUN}/map", java_script_enabled=False) as shown:
         before = shown.locator(".pieces img").first.get_attribute("src")
         shown.get_by_role("link", name="zoom in", exact=True).click()
         after = shown.locator(".pieces img").first.get_attribute("src")
@@ -192,8 +207,8 @@ def test_rows_are_sorted_by_a_button_and_stay_so_while_figures_move(browser: Any
         assert shown.locator(".gpus [aria-sort=descending]").inner_text().startswith("Tiles")
 
 
-def test_the_keyboard_reaches_the_content_the_help_and_the_other_pages(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, RUN) as shown:
+def test_the_keyboard_reaches_the_content_the_help_and_the_other_pages(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, RUN) as shown:
         shown.keyboard.press("Tab")
         assert shown.evaluate("document.activeElement.textContent") == "Skip to the content"
         shown.keyboard.press("Enter")
@@ -206,17 +221,17 @@ def test_the_keyboard_reaches_the_content_the_help_and_the_other_pages(browser: 
         shown.wait_for_url("**/failures")
 
 
-def test_light_and_dark_are_chosen_and_remembered(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, "/", color_scheme="light") as shown:
+def test_light_and_dark_are_chosen_and_remembered(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, "/", color_scheme="light") as shown:
         light = shown.evaluate("getComputedStyle(document.body).backgroundColor")
         shown.get_by_role("button", name="Dark").click()
-        shown.goto(there.root + RUN)
+        shown.goto(still.root + RUN)
         assert shown.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
 
 @needs_map
-def test_a_failed_tile_is_opened_on_the_map_by_the_keyboard_and_closed_again(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, f"{RUN}/map#14/27.8925/85.3775/state/0/0", reduced_motion="reduce") as shown:
+def test_a_failed_tile_is_opened_on_the_map_by_the_keyboard_and_closed_again(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, f"{RUN}/map#14/27.8925/85.3775/state/0/0", reduced_motion="reduce") as shown:
         shown.locator("#frame[data-ready]").wait_for()
         shown.locator("#map canvas").press("Enter")
         panel = shown.get_by_role("complementary", name="The tile")
@@ -249,16 +264,16 @@ def tab_to(shown: Any, name: str) -> None:
 
 
 @needs_map
-def test_a_tile_leads_to_its_place_on_the_map(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, f"{RUN}/tiles/99", reduced_motion="reduce") as shown:
+def test_a_tile_leads_to_its_place_on_the_map(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, f"{RUN}/tiles/99", reduced_motion="reduce") as shown:
         shown.get_by_role("link", name="On the map").click()
         shown.get_by_role("complementary", name="The tile").get_by_role("heading", name="AssetError").wait_for()
         shown.wait_for_url(re.compile(r"#1\d\.\d+/27\.6025\d*/85\.3775\d*/"))
 
 
 @needs_map
-def test_an_address_of_the_map_that_was_kept_comes_back_to_its_place(browser: Any, there: Served) -> None:
-    with opened(browser, there.root, f"{RUN}/map#9.50/27.7000/85.4000/seconds/1/0") as shown:
+def test_an_address_of_the_map_that_was_kept_comes_back_to_its_place(browser: Any, still: Served) -> None:
+    with opened(browser, still.root, f"{RUN}/map#9.50/27.7000/85.4000/seconds/1/0") as shown:
         shown.locator("#frame[data-ready]").wait_for()
         assert shown.get_by_role("radio", name="seconds").is_checked()
         assert shown.locator("#prompt").input_value() == "1"

@@ -389,7 +389,7 @@ def test_scenes_of_one_place_share_one_placement() -> None:
 corners = st.tuples(st.floats(-190, 190), st.floats(-95, 95))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(corners, min_size=2, max_size=6), st.booleans())
 def test_a_plain_footprint_is_found_as_any_other_is(points: list[tuple[float, float]], closed: bool) -> None:
     ring = [list(point) for point in (*points, *points[: int(closed)])]

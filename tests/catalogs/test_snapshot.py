@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stac_geoparquet.arrow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.columns import DOCUMENT, table_documents
@@ -129,7 +129,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.dictionaries(st.text("abc:", min_size=1, max_size=4), json_values, max_size=4), max_size=4))
 def test_whatever_properties_items_have_they_come_back(all_properties: list[dict[str, Any]]) -> None:
     docs = [stac_item(f"i{n}", properties=properties) for n, properties in enumerate(all_properties)]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stac_geoparquet.arrow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import box
 
@@ -184,7 +184,6 @@ KIND = pa.struct(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.none() | cells, min_size=1, max_size=4), st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_cells_that_are_equal_share_their_json_and_no_others(pool: list[Any], picks: list[int]) -> None:
     told = [pool[n % len(pool)] for n in picks]

@@ -25,9 +25,11 @@ from jobs.executor import Executor
 from jobs.registry import Registry
 from jobs.status import run_status
 from tests.chaos.drivers import Ended, drive
-from tests.chaos.grounds import SMALL_AREA
 from tests.servers import files_over_http
 from tests.stories.world import World
+
+AREA = World.rectangle(130, 20, 290, 240)
+"""Of which the missing file shows a part."""
 
 CANARIES: Mapping[str, str] = {
     name: f"canary{number}{'e9b1f7' * 3}"
@@ -85,9 +87,9 @@ def left(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lef
             "nobody": f"http://user:{CANARIES['password']}@127.0.0.1:9/catalog.json?{ENTRANCE}",
         }
         for name, catalog in catalogs.items():
-            settings = world.job(folder / f"{name}.zarr", imagery={"catalog": catalog}, area=SMALL_AREA)
+            settings = world.job(folder / f"{name}.zarr", imagery={"catalog": catalog}, area=AREA)
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-        bucket = world.job("s3://canary-bucket/map.zarr", imagery={"catalog": str(world.catalog)}, area=SMALL_AREA)
+        bucket = world.job("s3://canary-bucket/map.zarr", imagery={"catalog": str(world.catalog)}, area=AREA)
         (folder / "bucket.yaml").write_text(yaml.safe_dump(bucket))
         job, mosaic, out = str(folder / "job.yaml"), str(folder / "job.zarr"), folder / "out"
         commands: dict[str, tuple[str, ...]] = {

@@ -42,8 +42,18 @@ from tests.mapper.sinks import (
     sink_of,
 )
 
+IN_A_BUCKET = [place for place in SHARED if place[1] == "s3"]
+"""What one writer does there is what it does in a folder: only what several share is looked at in both by default."""
 
-@pytest.fixture(params=[*SHARED, ("zarr", "memory")], ids="-".join)
+
+@pytest.fixture(
+    params=[
+        *(place for place in SHARED if place not in IN_A_BUCKET),
+        ("zarr", "memory"),
+        *(pytest.param(place, marks=pytest.mark.chaos) for place in IN_A_BUCKET),
+    ],
+    ids="-".join,
+)
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Sink:
     engine, store = request.param
     return sink_of(request, engine, store, tmp_path)

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -62,7 +62,6 @@ def test_a_pixel_has_the_same_bits_whatever_core_asked_for_it(part: PixelBox, fe
     assert blended(part, WINDOWS, feather=feather).tobytes() == whole[:, *part.within(AREA)].tobytes()
 
 
-@settings(max_examples=25)
 @given(window_lattices(largest_px=20), parts_of(AREA))
 def test_the_lattice_of_windows_decides_and_not_the_core(windows: Windows, part: PixelBox) -> None:
     assert blended(part, windows).tobytes() == blended(AREA, windows)[:, *part.within(AREA)].tobytes()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio.features
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import IDENTITY
@@ -143,7 +143,6 @@ def masks(draw: st.DrawFn) -> NDArray[np.uint8]:
 
 
 @given(masks(), st.sampled_from([8, 16, 24, 64]), st.sampled_from([4, 8]))
-@settings(max_examples=60, deadline=None)
 def test_objects_are_those_of_the_whole_mask(mask: NDArray[np.uint8], shard: int, connectivity: Connectivity) -> None:
     objects = found(*laid(mask, shard), connectivity=connectivity)
     score, source = stored_with(mask)
@@ -175,7 +174,6 @@ def test_objects_are_those_of_the_whole_mask(mask: NDArray[np.uint8], shard: int
 
 
 @given(masks(), st.sampled_from([8, 16, 24, 64]), st.sampled_from([4, 8]))
-@settings(max_examples=60, deadline=None)
 def test_outlines_are_valid_and_hold_their_pixels_and_no_others(
     mask: NDArray[np.uint8], shard: int, connectivity: Connectivity
 ) -> None:
@@ -190,7 +188,6 @@ def test_outlines_are_valid_and_hold_their_pixels_and_no_others(
 
 
 @given(masks(), st.sampled_from([8, 16, 64]))
-@settings(max_examples=40, deadline=None)
 def test_four_connected_outlines_are_gdals(mask: NDArray[np.uint8], shard: int) -> None:
     objects = found(*laid(mask, shard), connectivity=4)
     whole = (mask == PRESENT).astype(np.uint8)
@@ -201,7 +198,6 @@ def test_four_connected_outlines_are_gdals(mask: NDArray[np.uint8], shard: int) 
 
 
 @given(masks(), st.sampled_from([4, 8]))
-@settings(max_examples=30, deadline=None)
 def test_objects_do_not_depend_on_the_shards(mask: NDArray[np.uint8], connectivity: Connectivity) -> None:
     once = told(found(*laid(mask, 64), connectivity=connectivity))
     for shard in (8, 16, 24):
@@ -349,7 +345,6 @@ def test_a_coarser_level_has_objects_too(tmp_path: Any) -> None:
 
 
 @given(masks(), st.sampled_from([8, 16]), st.sampled_from([4, 8]), st.data())
-@settings(max_examples=50, deadline=None)
 def test_a_box_gives_whole_every_object_with_a_pixel_in_it(
     mask: NDArray[np.uint8], shard: int, connectivity: Connectivity, data: st.DataObject
 ) -> None:

@@ -141,19 +141,19 @@ def test_an_item_whose_extent_is_beside_the_frame_fills_none_of_it(
 # Cut however one likes -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(parts_of(WIDER))
 def test_how_the_frame_is_cut_changes_no_bit_of_a_raster_on_the_lattice(aligned: Path, part: PixelBox) -> None:
     _same_in_part(item_of(aligned), part, WIDER, UTM45)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(parts_of(WIDER))
 def test_how_the_frame_is_cut_changes_no_bit_of_a_warp(elsewhere: Path, part: PixelBox) -> None:
     _same_in_part(item_of(elsewhere), part, WIDER, UTM45)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(parts_of(COARSE_BOX))
 def test_how_the_frame_is_cut_changes_no_bit_of_an_average(finer: Path, part: PixelBox) -> None:
     _same_in_part(item_of(finer), part, COARSE_BOX, COARSE)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
@@ -188,7 +188,6 @@ def test_a_file_may_lie_in_a_bucket(known: Known) -> None:
 
 
 @given(masks(), st.sampled_from([0.5, 1.0, 3.0]))
-@settings(max_examples=40, deadline=None)
 def test_simplified_outlines_are_valid_and_apart_and_as_many(mask: Any, tolerance_px: float) -> None:
     objects = found(*laid(mask, 16))
     outlines = objects.geometry

@@ -18,6 +18,7 @@ from jobs.verify import verify
 from mapper.errors import MosaicError, SpecError
 from mapper.mosaic import Mosaic
 from tests.chaos.drivers import driver, wait_until
+from tests.chaos.grounds import SMALL_AREA
 from tests.stories.command_line import Resmap
 from tests.stories.test_resume import PATIENCE_S, write_job
 from tests.stories.world import World, layers, mapped, merged
@@ -25,8 +26,14 @@ from tests.stories.world import World, layers, mapped, merged
 ICE = {"engine": "icechunk"}
 
 
+def on_zarr(world: World, mosaic: Path | str, **changes: Any) -> dict[str, Any]:
+    """A job over a part of the ground."""
+    return world.job(mosaic, area=SMALL_AREA, **changes)
+
+
 def on_icechunk(world: World, mosaic: Path | str, **changes: Any) -> dict[str, Any]:
-    return merged(world.job(mosaic, **changes), {"output": ICE})
+    """The same on icechunk."""
+    return merged(on_zarr(world, mosaic, **changes), {"output": ICE})
 
 
 def levels_of(url: Path | str, at: str | None = None) -> list[xr.Dataset]:
@@ -49,7 +56,7 @@ def same(one: list[xr.Dataset], other: list[xr.Dataset]) -> bool:
 @pytest.fixture(scope="module")
 def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mosaic = tmp_path_factory.mktemp("plain") / "map.zarr"
-    mapped(world.job(mosaic))
+    mapped(on_zarr(world, mosaic))
     return mosaic
 
 
@@ -119,8 +126,8 @@ def test_it_runs_in_a_bucket(world: World, plain: Path, bucket: str) -> None:
 def test_a_mosaic_keeps_its_engine(world: World, tmp_path: Path) -> None:
     mapped(on_icechunk(world, tmp_path / "map"))
     with pytest.raises(MosaicError, match="engine icechunk"):
-        mapped(world.job(tmp_path / "map"))
-    mapped(world.job(tmp_path / "plain"))
+        mapped(on_zarr(world, tmp_path / "map"))
+    mapped(on_zarr(world, tmp_path / "plain"))
     with pytest.raises(MosaicError, match="engine zarr"):
         mapped(on_icechunk(world, tmp_path / "plain"))
     assert not (tmp_path / "plain.resmap").exists()

@@ -19,8 +19,17 @@ from jobs.watch import Silent
 from mapper.grid import Grid
 from mapper.mosaic import Mosaic
 from mapper.pyramid import LevelTask, build_shard
-from tests.stories.test_resume import PATIENCE_S, shards
+from tests.chaos.grounds import SMALL_AREA
+from tests.stories.test_resume import PATIENCE_S, job_of, shards
 from tests.stories.world import World, mapped
+
+
+@pytest.fixture(scope="module")
+def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mosaic that nothing happened to."""
+    mosaic = tmp_path_factory.mktemp("plain") / "map.zarr"
+    mapped(job_of(world, mosaic))
+    return mosaic
 
 
 def built_at_the_end(mosaic: Path, copy: Path) -> Path:
@@ -47,7 +56,8 @@ def coarsest(mosaic: Path) -> tuple[Mosaic, Grid]:
 @pytest.mark.parametrize("reduction", ["mode", "any"])
 def test_levels_grown_with_the_map_are_those_built_at_its_end(world: World, tmp_path: Path, reduction: str) -> None:
     mosaic = tmp_path / "map.zarr"
-    job = world.job(mosaic, output={"mosaic": str(mosaic), "pyramid": reduction}, imagery={"time_step": "month"})
+    output = {"mosaic": str(mosaic), "pyramid": reduction}
+    job = world.job(mosaic, output=output, imagery={"time_step": "month"}, area=SMALL_AREA)
     mapped(job)
     opened, top = coarsest(mosaic)
     assert opened.pyramid == reduction
@@ -58,17 +68,16 @@ def test_levels_grown_with_the_map_are_those_built_at_its_end(world: World, tmp_
 
 def test_every_zone_has_its_own_levels(world: World, tmp_path: Path) -> None:
     mosaic = tmp_path / "map.zarr"
-    mapped(world.job(mosaic, grid={"crs": "utm"}))
+    mapped(world.job(mosaic, grid={"crs": "utm"}, area=World.rectangle(200, 30, 525, 345)))
     copy = built_at_the_end(mosaic, tmp_path / "copy.zarr")
     for path in mosaic.glob("utm*/[1-9]/*/c/**/*"):
         assert path.is_dir() or path.read_bytes() == (copy / path.relative_to(mosaic)).read_bytes()
     assert len(list(mosaic.glob("utm33n/[1-9]/mask/c/**/*"))) > 0
 
 
-def test_levels_grow_on_ray_as_they_do_here(world: World, three_gpus: int, tmp_path: Path) -> None:
-    mapped(world.job(tmp_path / "here.zarr"))
-    mapped(world.job(tmp_path / "ray.zarr"), gpus=2)
-    assert shards(tmp_path / "ray.zarr") == shards(tmp_path / "here.zarr")
+def test_levels_grow_on_ray_as_they_do_here(world: World, plain: Path, three_gpus: int, tmp_path: Path) -> None:
+    mapped(job_of(world, tmp_path / "ray.zarr"), gpus=2)
+    assert shards(tmp_path / "ray.zarr") == shards(plain)
 
 
 class StopAfter(Silent):
@@ -85,25 +94,24 @@ class StopAfter(Silent):
 
 
 def test_a_run_that_was_stopped_again_and_again_ends_with_the_levels_of_one_that_was_not(
-    world: World, tmp_path: Path
+    world: World, plain: Path, tmp_path: Path
 ) -> None:
-    mapped(world.job(tmp_path / "whole.zarr"))
-    job = Job.from_dict(world.job(tmp_path / "map.zarr"))
+    job = Job.from_dict(job_of(world, tmp_path / "map.zarr"))
     states = []
     while "done" not in states:
-        watcher = StopAfter(4)
+        watcher = StopAfter(2)
         under_way = start(job, local=True, watcher=watcher)
         watcher.stop = under_way.stop
         states.append(under_way.wait(timeout_s=PATIENCE_S).state)
     assert states.count("interrupted") > 1
-    assert shards(tmp_path / "map.zarr") == shards(tmp_path / "whole.zarr")
+    assert shards(tmp_path / "map.zarr") == shards(plain)
 
 
 def test_levels_a_killed_run_left_behind_are_made_up_for_without_the_model(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mosaic = tmp_path / "map.zarr"
-    job = world.job(mosaic)
+    job = job_of(world, mosaic)
     mapped(job)
     before = shards(mosaic)
     (folder,) = mosaic.glob(".resmap/runs/*")
@@ -120,9 +128,8 @@ def test_levels_a_killed_run_left_behind_are_made_up_for_without_the_model(
     assert shards(mosaic) == before
 
 
-def test_verify_names_the_shard_of_a_level_that_was_spoilt_or_lost(world: World, tmp_path: Path) -> None:
-    mosaic = tmp_path / "map.zarr"
-    mapped(world.job(mosaic))
+def test_verify_names_the_shard_of_a_level_that_was_spoilt_or_lost(plain: Path, tmp_path: Path) -> None:
+    mosaic = Path(shutil.copytree(plain, tmp_path / "map.zarr"))
     assert verify(str(mosaic), full=True).bad == ()
     spoilt, lost = mosaic / "1/score/c/0/0/0/1", mosaic / "2/mask/c/0/0/0/0"
     content = bytearray(spoilt.read_bytes())
@@ -133,9 +140,8 @@ def test_verify_names_the_shard_of_a_level_that_was_spoilt_or_lost(world: World,
     assert {found.tile for found in bad} == {"1/r0c1/t0/warm", "2/r0c0/t0/warm"}
 
 
-def test_a_gap_stays_a_gap_on_every_level(world: World, tmp_path: Path) -> None:
-    mapped(world.job(tmp_path / "map.zarr"))
-    opened = Mosaic.open(str(tmp_path / "map.zarr"), writable=False)
+def test_a_gap_stays_a_gap_on_every_level(plain: Path) -> None:
+    opened = Mosaic.open(str(plain), writable=False)
     base, *levels = opened.grids[0].pyramid()
     assert set(np.unique(opened.layer(base, "mask", base.box, time=0))) == {0, 1, 254, 255}
     seen = opened.layer(base, "mask", base.box, time=0) < 254

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import mapper
+from jobs.dashboard.monitor_book import read_changes
 from jobs.job import Job
 from jobs.ledger import RunFolder, run_names
+from jobs.monitors.alert import Alert
 from jobs.monitors.rows import TickEnd
 from jobs.monitors.schedule import Due
 from jobs.monitors.store import Monitors
@@ -136,6 +138,14 @@ def test_each_flight_is_one_tick_and_what_is_published_again_is_none(watched: Wa
     ]
 
 
+def test_what_nobody_can_know_is_called_unknown(watched: Watched) -> None:
+    assert f"lake: unknown on {FLIGHTS[1]}, nothing can be compared" in watched.ends[-1].said
+    assert all("unknown" not in end.said for end in watched.ends[:-1])
+    lines, unread = read_changes(watched.mosaic)
+    assert unread == ""
+    assert [line.appeared_m2 is None for line in lines] == [f"{line.time:%Y-%m-%d}" == FLIGHTS[1] for line in lines]
+
+
 def test_the_time_axis_grows_at_its_end_and_people_see_it_in_order(watched: Watched) -> None:
     late_last = [FLIGHTS[0], FLIGHTS[1], FLIGHTS[3], FLIGHTS[2]]
     assert watched.dates() == late_last
@@ -217,6 +227,7 @@ def test_each_alert_is_of_a_change_over_its_threshold_or_takes_one_back(watched:
     (taken_back,) = told.keys() - over
     assert told[taken_back]["revises"] in over
     assert told[taken_back]["time"].startswith(FLIGHTS[1])
+    assert "unknown now" in Alert.model_validate(told[taken_back]).headline
     rows = gpd.read_parquet(watched.folder / "alerts.parquet")
     assert set(rows["alert"]) == over
     assert watched.ends[5].alerts == 0

@@ -23,10 +23,16 @@ from jobs.ledger import Entry, RunFolder
 from jobs.summary import Summary
 from mapper.errors import BusyError, MapperError, ModelError, MosaicError
 from tests.chaos.drivers import Ended, driver, wait_until
+from tests.chaos.grounds import SMALL_AREA
 from tests.chaos.on_ray import SLOW, on_ray
 from tests.stories.world import World, layers, mapped
 
 PATIENCE_S = 90.0
+
+
+def job_of(world: World, mosaic: Path, **changes: Any) -> dict[str, Any]:
+    """A job over a part of the ground; the whole of it is for those that are to be met in the middle."""
+    return world.job(mosaic, **{"area": SMALL_AREA, **changes})
 
 
 def entries(mosaic: Path) -> list[Entry]:
@@ -209,7 +215,8 @@ def test_ctrl_c_while_the_catalog_is_searched_exits_130_and_leaves_nothing(world
 
     with files_over_http(world.folder) as served:
         served.fail("/catalog.json", Fault(delay_s=20))
-        job = write_job(tmp_path, world.job(tmp_path / "map.zarr", imagery={"catalog": f"{served.url}/catalog.json"}))
+        imagery = {"catalog": f"{served.url}/catalog.json"}
+        job = write_job(tmp_path, job_of(world, tmp_path / "map.zarr", imagery=imagery))
         with driver(tmp_path, "run", str(job), "--local") as process:
             wait_until(lambda: bool(served.asked("/catalog.json")), process)
             os.killpg(process.pid, signal.SIGINT)
@@ -220,7 +227,7 @@ def test_ctrl_c_while_the_catalog_is_searched_exits_130_and_leaves_nothing(world
 
 
 def test_a_second_sentence_fills_only_its_own_slice(world: World, tmp_path: Path) -> None:
-    job = world.job(tmp_path / "map.zarr")
+    job = job_of(world, tmp_path / "map.zarr")
     mapped(job)
     before, warm = shards(tmp_path / "map.zarr"), layers(tmp_path / "map.zarr")
     job["prompts"].append({"name": "cold", "expression": "what is blue"})
@@ -233,7 +240,7 @@ def test_a_second_sentence_fills_only_its_own_slice(world: World, tmp_path: Path
     assert summary.worked_tiles == summary.tiles["planned"]
     assert list(both["prompt"].to_numpy()) == ["warm", "cold"]
     assert both.sel(prompt=["warm"]).equals(warm)
-    mapped(world.job(tmp_path / "alone.zarr", prompts=[{"name": "cold", "expression": "what is blue"}]))
+    mapped(job_of(world, tmp_path / "alone.zarr", prompts=[{"name": "cold", "expression": "what is blue"}]))
     assert both.sel(prompt=["cold"]).equals(layers(tmp_path / "alone.zarr"))
 
 
@@ -246,7 +253,10 @@ def test_a_second_sentence_is_asked_of_the_pictures_of_the_first(world: World, t
     document = json.loads(whole)
     document["links"] = [link for link in document["links"] if "next-zone" not in link["href"]]
     catalog.write_text(json.dumps(document))
-    job = world.job(tmp_path / "map.zarr", imagery={"catalog": str(catalog), "composite": "latest"})
+    both_zones = World.rectangle(300, 0, 560, 200)
+    job = job_of(
+        world, tmp_path / "map.zarr", imagery={"catalog": str(catalog), "composite": "latest"}, area=both_zones
+    )
     mapped(job)
     catalog.write_text(whole)
     job["prompts"].append({"name": "cold", "expression": "what is blue"})
@@ -259,11 +269,11 @@ def test_a_second_sentence_is_asked_of_the_pictures_of_the_first(world: World, t
 
 
 def test_another_job_may_not_write_to_a_mosaic(world: World, tmp_path: Path) -> None:
-    mapped(world.job(tmp_path / "map.zarr"))
+    mapped(job_of(world, tmp_path / "map.zarr"))
     before = shards(tmp_path / "map.zarr")
     for changes in ({"windows": {"overlap_px": 16}}, {"imagery": {"composite": "latest"}}, {"grid": {"shard_px": 192}}):
         with pytest.raises(MosaicError) as refused:
-            mapped(world.job(tmp_path / "map.zarr", **changes))
+            mapped(job_of(world, tmp_path / "map.zarr", **changes))
         assert refused.value.exit_status == 3
         assert "output.mosaic" in refused.value.fix
     assert shards(tmp_path / "map.zarr") == before
@@ -271,16 +281,16 @@ def test_another_job_may_not_write_to_a_mosaic(world: World, tmp_path: Path) -> 
 
 
 def test_another_sentence_under_a_known_name_is_refused(world: World, tmp_path: Path) -> None:
-    mapped(world.job(tmp_path / "map.zarr"))
+    mapped(job_of(world, tmp_path / "map.zarr"))
     with pytest.raises(MosaicError, match="'warm' stands in this mosaic for 'what is red'"):
-        mapped(world.job(tmp_path / "map.zarr", prompts=[{"name": "warm", "expression": "what is blue"}]))
+        mapped(job_of(world, tmp_path / "map.zarr", prompts=[{"name": "warm", "expression": "what is blue"}]))
     assert len(list((tmp_path / "map.zarr").glob(".resmap/runs/*"))) == 1
 
 
 def test_a_mosaic_is_answered_by_one_edition_of_a_model(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = world.job(tmp_path / "map.zarr", model={"name": "context"}, grid={"shard_px": 256})
+    job = job_of(world, tmp_path / "map.zarr", model={"name": "context"}, grid={"shard_px": 256})
     mapped(job)
     before = shards(tmp_path / "map.zarr")
     monkeypatch.setenv("CONTEXT_EDITION", "2")
@@ -298,7 +308,7 @@ def test_two_runs_of_one_process_map_each_tile_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLOUR_SLEEP_S", "0.05")
-    job = world.job(tmp_path / "map.zarr")
+    job = job_of(world, tmp_path / "map.zarr")
     first = Job.from_dict(job).run(local=True)
     lease = tmp_path / "map.zarr" / ".resmap" / "lease.json"
     deadline = time.monotonic() + PATIENCE_S

@@ -251,14 +251,15 @@ def test_a_file_that_cannot_be_read_costs_the_tiles_it_serves_and_no_others(
     broken = bytearray((tmp_path / "east.tif").read_bytes())
     broken[2000:] = b"\xff" * (len(broken) - 2000)
     (tmp_path / "east.tif").write_bytes(broken)
-    job = write(tmp_path, world.job(tmp_path / "map.zarr", imagery={"catalog": str(tmp_path / "catalog.json")}))
+    part, imagery = World.rectangle(200, 100, 560, 300), {"catalog": str(tmp_path / "catalog.json")}
+    job = write(tmp_path, world.job(tmp_path / "map.zarr", imagery=imagery, area=part))
     said = resmap("run", "--local", "--json", job)
     assert said.status == 4, said.err
     summary = said.document
     assert summary["state"] == "quarantined"
     assert summary["tiles"]["quarantined"] == len(summary["problems"]) > 0
     assert all("/r" in problem["tile"] and "east.tif" in problem["error"] for problem in summary["problems"])
-    mapped(world.job(tmp_path / "good.zarr"))
+    mapped(world.job(tmp_path / "good.zarr", area=part))
     one, good = layers(tmp_path / "map.zarr"), layers(tmp_path / "good.zarr")
     mask = one["mask"].to_numpy()
     done = mask != UNMAPPED
@@ -274,13 +275,14 @@ def test_tiles_given_up_are_taken_again_when_asked(world: World, resmap: Resmap,
         (tmp_path / file.name).write_bytes(file.read_bytes())
     good = (tmp_path / "middle.tif").read_bytes()
     (tmp_path / "middle.tif").write_bytes(good[:500])
-    job = write(tmp_path, world.job(tmp_path / "map.zarr", imagery={"catalog": str(tmp_path / "catalog.json")}))
+    part, imagery = World.rectangle(100, 100, 400, 300), {"catalog": str(tmp_path / "catalog.json")}
+    job = write(tmp_path, world.job(tmp_path / "map.zarr", imagery=imagery, area=part))
     assert resmap("run", "--local", job).status == 4
     (tmp_path / "middle.tif").write_bytes(good)
     again = resmap("run", "--local", "--retry", "--json", job)
     assert again.status == 0, again.err
     assert again.document["state"] == "done"
-    mapped(world.job(tmp_path / "good.zarr"))
+    mapped(world.job(tmp_path / "good.zarr", area=part))
     assert layers(tmp_path / "map.zarr").equals(layers(tmp_path / "good.zarr"))
 
 

@@ -70,7 +70,8 @@ def test_a_border_that_creeps_is_told_of_once_it_adds_up() -> None:
         scores[number, :, : 2 + number] = 250  # 12 pixels more each time
     mosaic = laid(4, scores)
     found = find_changes(mosaic.url, ChangeRule(min_area_m2=30 * PIXEL_M2))
-    assert [round(one.appeared_m2 / PIXEL_M2) for one in found] == [0, 0, 0, 36, 0]
+    assert found[0].appeared_m2 is None
+    assert [round((one.appeared_m2 or 0) / PIXEL_M2) for one in found[1:]] == [0, 0, 36, 0]
 
 
 @pytest.mark.parametrize("left", [(4, 6), (6, 4)], ids=["falling", "rising"])
@@ -80,7 +81,17 @@ def test_what_touches_across_the_corner_of_shards_counts_as_one(left: tuple[int,
         scores[1, top : top + 2, column : column + 2] = 250
     mosaic = laid(6, scores)
     found = find_changes(mosaic.url, ChangeRule(min_area_m2=7.5 * PIXEL_M2))
-    assert [(one.appeared, round(one.appeared_m2 / PIXEL_M2)) for one in found] == [(0, 0), (1, 8)]
+    assert [(one.appeared, round((one.appeared_m2 or 0) / PIXEL_M2)) for one in found] == [(None, 0), (1, 8)]
+
+
+def test_where_no_ground_was_seen_twice_nobody_knows_what_changed() -> None:
+    scores = np.zeros((4, SIDE, SIDE), np.uint8)
+    scores[0], scores[1] = 250, 254  # seen; a cloud over all of it; gone; as it was
+    found = find_changes(laid(6, scores).url, ChangeRule())
+    for kind in ("appeared", "vanished", "stayed"):
+        assert [getattr(one, kind) is None for one in found] == [True, True, False, False]
+        assert [getattr(one, f"{kind}_m2") is None for one in found] == [True, True, False, False]
+    assert [one.vanished for one in found[2:]] == [1, 0]
 
 
 @pytest.mark.parametrize(

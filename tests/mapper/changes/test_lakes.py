@@ -71,4 +71,4 @@ def test_what_appears_and_vanishes_is_the_difference_of_the_lakes(tmp_path: Path
     assert present.min() > 100_000 // 25  # there is water in each flight
     places = changed_places(mosaic.url, kinds=["appeared", "vanished"])
     assert places["area_m2"].min() >= RULE.min_area_m2
-    assert [one.appeared_m2 > 0 for one in told] == [False, True, True, True]
+    assert [one.appeared_m2 is not None and one.appeared_m2 > 0 for one in told] == [False, True, True, True]

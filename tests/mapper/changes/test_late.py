@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mapper import failpoints
-from mapper.changes import ChangeRule, Renewed, changes_folder, find_changes
+from mapper.changes import ChangeRule, Renewed, changes_folder, changes_told, find_changes
 from mapper.errors import StoreError
 from mapper.mosaic import Mosaic
 from mapper.prompts import Prompt
@@ -123,6 +123,17 @@ def test_who_asks_the_same_again_is_told_of_the_same_steps() -> None:
     first = find_changes(mosaic.url, rule, renewed)
     assert {one.time for one in first} > {step(1)}
     assert find_changes(mosaic.url, rule, renewed) == first
+
+
+def test_steps_that_only_followed_are_answered_again_until_somebody_was_told() -> None:
+    rule = ChangeRule()
+    _, mosaic, renewed = half_renewed(rule)
+    first = find_changes(mosaic.url, rule, renewed, until_told=True)
+    assert {one.time for one in first} > {step(1)}
+    more = Renewed(grid="", time=step(1), row=0, column=0)  # mapped before anybody was told, so another thing is asked
+    assert find_changes(mosaic.url, rule, [*renewed, more], until_told=True) == first
+    changes_told(mosaic.url)
+    assert find_changes(mosaic.url, rule, [], until_told=True) == []
 
 
 def test_what_is_up_to_date_is_not_written_again(tmp_path: Path) -> None:
