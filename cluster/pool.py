@@ -64,7 +64,7 @@ class Pool(Protocol):
         """Name of each worker that takes tasks now → how many it may hold at present, 1 or more."""
 
     def facts(self) -> Sequence[WorkerFacts]:
-        """What each worker that has loaded says of itself; the first time, all that have found a place are waited for."""
+        """What each worker that has loaded says of itself; the first time, all that have a place are waited for."""
 
     def start(self, worker: str, task: Task, token: int = 0) -> None:
         """Hand a task to a worker; returns at once.
