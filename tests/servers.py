@@ -357,6 +357,13 @@ def s3_bucket() -> Iterator[str]:
                     os.environ[name] = value
             process.terminate()
             process.wait(10)
+            forget_buckets()
+
+
+def forget_buckets() -> None:
+    """Have whoever asks for a bucket from now on look at the environment again: fsspec keeps the one that it made."""
+    if (s3fs := sys.modules.get("s3fs")) is not None:
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def main() -> None:

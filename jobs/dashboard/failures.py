@@ -22,6 +22,7 @@ _BY_CAUSE = {
     "transient": "nothing is wrong with the job: retry, once the server answers again",
     "resource": "retry; where it comes again, lower compute.batch or grid.shard_px",
     "worker": "retry; where it comes again, see what the machine's log says, and lower compute.batch",
+    "returned": "nothing is wrong with the job: its worker's machine was taken away; retry",
     "credentials": "log in again, then retry",
     "input": "the imagery is bad: tell its publisher, or leave the item out by imagery.filter, in a new mosaic",
     "model": "put the model's weights right, then retry",

@@ -20,7 +20,7 @@ needs_map = pytest.mark.skipif(not HAS_MAP, reason="the map's library is not her
 needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here: make setup brings it, with npm")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")

@@ -26,6 +26,10 @@ from tests.browser.conftest import HAS_MAP, opened
 from tests.jobs.dashboard.running import running
 from tests.stories.world import write_world
 
+pytestmark = (
+    pytest.mark.slow
+)  # two minutes of a run and a browser; test_pages.py looks at the same pages, standing still
+
 ENDS_WITHIN_S = 150
 COUNTED = ("done", "nodata", "failed", "quarantined")
 
@@ -57,11 +61,10 @@ def watched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     broken = folder / "world" / "middle.tif"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    part = world.rectangle(90, 90, 460, 380)
-    job = world.job(folder / "map.zarr", grid={"shard_px": 64, "chunk_px": 64}, area=part)
+    job = world.job(folder / "map.zarr", grid={"shard_px": 64, "chunk_px": 64})
     registry = Registry(f"sqlite:///{folder}/registry.sqlite")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLOUR_SLEEP_S", "0.15")
+        patch.setenv("COLOUR_SLEEP_S", "0.1")
         patch.setenv("RESMAP_REGISTRY", f"sqlite:///{folder}/registry.sqlite")
         with Executor(registry, folder=folder / "jobs") as executor:
             key = executor.submit(json.dumps(job), gpus=1).key

@@ -118,6 +118,7 @@ class GpuActor:
         return node_here()
 
 
+@pytest.mark.chaos
 def test_a_real_head_that_is_told_says_so_and_is_asked_until_no_worker_is_left(ray_cluster: Any) -> None:
     address = ray_cluster.get_runtime_context().gcs_address
     words = [*RAY, "start", f"--address={address}", "--num-cpus=1", "--num-gpus=0", "--resources", '{"passing": 1}']

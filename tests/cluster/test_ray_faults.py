@@ -134,6 +134,7 @@ def test_a_worker_that_gets_on_is_kept_however_long_a_task_takes(ray_cluster: An
         assert pids(pool) == before
 
 
+@pytest.mark.chaos
 def test_a_worker_whose_successors_die_while_they_load_is_gone_and_the_others_go_on(
     ray_cluster: Any, fresh: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +161,7 @@ def test_workers_that_find_no_gpu_are_waited_for_so_long_and_no_longer(ray_clust
             RayPool(mapped.setup, workers=1, worker=Idle, limits=Limits(start_s=3.0))
 
 
+@pytest.mark.chaos
 def test_a_successor_with_another_model_is_not_used(
     ray_cluster: Any, fresh: World, caplog: pytest.LogCaptureFixture
 ) -> None:

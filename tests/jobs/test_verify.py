@@ -198,7 +198,7 @@ def a_file_at_no_planned_place(mosaic: Path) -> str:
     return f"0/mask/c/0/0/{row}/{column}"
 
 
-@pytest.mark.parametrize("at", ["before-ledger-part", "level-put"])
+@pytest.mark.parametrize("at", ["before-ledger-part", pytest.param("level-put", marks=pytest.mark.chaos)])
 def test_what_a_killed_run_wrote_and_did_not_record_is_no_damage_and_what_nobody_planned_is(
     world: World, resmap: Resmap, tmp_path: Path, at: str
 ) -> None:

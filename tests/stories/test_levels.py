@@ -75,6 +75,7 @@ def test_every_zone_has_its_own_levels(world: World, tmp_path: Path) -> None:
     assert len(list(mosaic.glob("utm33n/[1-9]/mask/c/**/*"))) > 0
 
 
+@pytest.mark.chaos
 def test_levels_grow_on_ray_as_they_do_here(world: World, plain: Path, three_gpus: int, tmp_path: Path) -> None:
     mapped(job_of(world, tmp_path / "ray.zarr"), gpus=2)
     assert shards(tmp_path / "ray.zarr") == shards(plain)

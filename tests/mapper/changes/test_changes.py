@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 from mapper.changes import ChangeRule, Renewed, changes_folder, find_changes
 from mapper.errors import QuestionError
 from tests.mapper.changes.stacks import PIXEL_M2, RULES, SIDE, laid, random_scores, reckoned, step, told
-from tests.servers import s3_bucket
 
 STEPS = 3
 
@@ -104,12 +101,6 @@ def test_the_surest_score_is_always_a_change_however_near_the_end_the_threshold_
     find_changes(mosaic.url, ChangeRule(hysteresis=0.2))
     appears = [254, 0, 2, 1, 3] if threshold > 0.5 else [254, 1, 3, 0, 2]
     assert told(mosaic).change[:, 0, 0].tolist() == appears
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with s3_bucket() as url:
-        yield url
 
 
 @pytest.mark.parametrize("engine", ["zarr", "icechunk"])
