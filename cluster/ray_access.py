@@ -6,7 +6,6 @@ so that what is missing is said in a sentence, at once, and with the exit status
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +121,6 @@ def show_token() -> None:
     # Compiled, and without types: Ray has read its settings when it was imported.
     inside.Config.initialize("")  # type: ignore[attr-defined]
     inside.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _words_in(file: Path) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.ray_access import NO_TOKEN, certificates, is_loopback, manner_of, show_token, token
+from cluster.http import is_loopback
+from cluster.ray_access import NO_TOKEN, certificates, manner_of, show_token, token
 from mapper.errors import CredentialsError, MapperError, ResourceError
 
 NODES_SAY_S = 60.0

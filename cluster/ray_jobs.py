@@ -18,11 +18,9 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from cluster.ray_access import NO_TOKEN, is_loopback, token
+from cluster.http import CONNECT_S, SILENT_S, Bearer, distrusted, host_of, is_loopback
+from cluster.ray_access import NO_TOKEN, token
 from mapper.errors import AwayError, CredentialsError, MapperError, QuestionError, ResourceError, SpecError, told
-
-CONNECT_S, SILENT_S = 10.0, 60.0
-"""How long a head may take to answer, and to send the next bytes."""
 
 Status: TypeAlias = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 
@@ -90,13 +88,12 @@ class RayHead:
             QuestionError: it is no address, or no Ray head.
         """
         self.address = dashboard_of(address)
-        parts = urlsplit(self.address)
-        self.here = is_loopback(parts.hostname or "")
+        self.here = is_loopback(urlsplit(self.address).hostname or "")
         """Whether the head is on this machine."""
 
         self._session = requests.Session()
         self._session.trust_env = not self.here
-        self._session.auth = _Bearer(None)
+        self._session.auth = Bearer(None)
         answer = self._request("GET", "api/version")
         if answer.status_code in (401, 403):
             self._show_token(insecure=insecure)
@@ -134,7 +131,7 @@ class RayHead:
     @property
     def headers(self) -> dict[str, str]:
         """What proves who we are."""
-        assert isinstance(self._session.auth, _Bearer)
+        assert isinstance(self._session.auth, Bearer)
         return {} if self._session.auth.token is None else {"Authorization": f"Bearer {self._session.auth.token}"}
 
     def jobs(self) -> tuple[RayJob, ...]:
@@ -200,7 +197,7 @@ class RayHead:
                 fix="use https://, or a tunnel to this machine (ssh -L, kubectl port-forward); or say --insecure",
                 address=self.address,
             )
-        self._session.auth = _Bearer(known)
+        self._session.auth = Bearer(known)
 
     def _request(self, method: str, path: str, **options: Any) -> requests.Response:
         try:
@@ -208,11 +205,7 @@ class RayHead:
                 method, f"{self.address}/{path}", timeout=(CONNECT_S, SILENT_S), allow_redirects=False, **options
             )
         except requests.exceptions.SSLError as error:
-            raise MapperError(
-                "the server's certificate is not one that this machine trusts",
-                fix="have it issued by an authority you trust, and name that in REQUESTS_CA_BUNDLE",
-                address=self.address,
-            ) from error
+            raise distrusted(self.address) from error
         except requests.RequestException as error:
             raise AwayError(
                 "no Ray head answers", fix="check --address: it is the one of Ray's dashboard", address=self.address
@@ -245,14 +238,9 @@ def dashboard_of(address: str) -> str:
     Raises:
         QuestionError: it is no address.
     """
-    try:
-        parts = urlsplit(address)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number, brackets left open
-        host, parts = "", urlsplit("")
-    if parts.scheme not in ("ray", "http", "https") or not host or "@" in parts.netloc or parts.query or parts.fragment:
-        raise QuestionError("this is no address of a Ray head", fix="write it as http://host:8265", address=address)
-    if parts.scheme != "ray":
+    what = "this is no address of a Ray head"
+    host = host_of(address, ("ray", "http", "https"), what=what, fix="write it as http://host:8265")
+    if not address.lower().startswith("ray:"):
         return address.rstrip("/")
     return f"http://{f'[{host}]' if ':' in host else host}:{DASHBOARD_PORT}"
 
@@ -294,18 +282,6 @@ def checked_env(given: Mapping[str, Any]) -> dict[str, Any]:
         raise SpecError(
             f"Ray refuses the runtime environment: {told(str(error), 500)}", fix="correct its file"
         ) from error
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Shows the token, and nothing that a file of the user keeps for this host."""
-
-    def __init__(self, shown: str | None) -> None:
-        self.token = shown
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.token:
-            request.headers["Authorization"] = f"Bearer {self.token}"
-        return request
 
 
 def _check_ray(found: str, address: str) -> None:

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import quote
 
-from cluster.ray_jobs import CONNECT_S, OPEN, RayHead
+from cluster.http import CONNECT_S
+from cluster.ray_jobs import OPEN, RayHead
 
 AGAIN_S = 1.0
 """After this a connection that broke is made again."""

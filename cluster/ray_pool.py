@@ -12,7 +12,6 @@ import logging
 import math
 import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -22,12 +21,13 @@ from cluster.gpu_actor import Alive, Answered, Leave, Leaving, Load, Loaded, Not
 from cluster.lines import Switchboard
 from cluster.liveness import LOOK_S, Limits, Signs, Watched
 from cluster.nodes import Nodes, RayNodes
-from cluster.placement import Fleet, NodeRoom, Steadied, check_room
+from cluster.placement import Fleet, check_room
 from cluster.pool import Finished, WorkerFacts
 from cluster.ray_actors import RayActors
 from cluster.ray_cluster import check_nodes, connect
 from cluster.readings import Reading
-from cluster.seats import MOST_FALLS, NODE_DIED, Seat, by_node, nobody_left, nobody_ready, time_to_finish
+from cluster.seats import MOST_FALLS, NODE_DIED, Seat, nobody_left, nobody_ready, time_to_finish
+from cluster.surroundings import Surroundings
 from cluster.worker import Worker
 from mapper.errors import MapperError, ModelError
 from mapper.map_tile import Setup, Task, TileMapper
@@ -48,10 +48,6 @@ FEW_S = 60.0
 
 GRACE_S = 2.0
 """After a leaving worker's time is up, what it gives back is waited for so long."""
-
-AWAY_S = 60.0
-"""A worker that says that it goes is believed for so long after it has gone. Where only its process had to, its place
-is filled again then."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,23 +105,7 @@ class RayPool:
         self._ended: list[Finished] = []
         self._numbers, self._seat_numbers = itertools.count(), itertools.count()
         self._board: Switchboard | None = None
-        self._cluster: Nodes | None = None
-        self._nodes: Sequence[NodeRoom] = ()
-        """As they were looked at last."""
-
-        self._staying: Sequence[NodeRoom] = ()
-        """Of those, where workers may be."""
-
-        self._shunned: frozenset[str] = frozenset()
-        """Of the others, those that Ray would still put workers on."""
-
-        self._going: dict[str, float] = {}
-        """Nodes of which a worker has said that they go → until when that is believed."""
-
-        self._steadied = Steadied()
-        self._given_up: Counter[str] = Counter()
-        """Node → seats that were given up there."""
-
+        self._surroundings: Surroundings | None = None
         self._held = 0.0
         self._placed = self._settled = self._few_told = False
         self._last_gone: MapperError | None = None
@@ -146,7 +126,7 @@ class RayPool:
         a little, where more may join later too."""
         until = time.monotonic() + (SETTLE_S if self._may_grow else self._limits.start_s)
         while not self._settled and time.monotonic() < until and not self._stopped():
-            there = min(len(self._seats), self._fleet.capacity(self._nodes))
+            there = min(len(self._seats), self._fleet.capacity(self._around.nodes))
             self._settled = sum(seat.facts is not None for seat in self._seats.values()) >= there
             if not self._settled:
                 self._await(LOOK_S / 4)
@@ -185,8 +165,8 @@ class RayPool:
         if self._board is not None:
             self._board.close()
             self._board = None
-        if self._cluster is not None:
-            self._cluster.close()
+        if self._surroundings is not None:
+            self._surroundings.close()
         if not ray.is_initialized():
             return
         for seat in self._seats.values():
@@ -198,33 +178,26 @@ class RayPool:
     # Begin ------------------------------------------------------------------------------------------------------------
 
     def _open(self, nodes: Callable[[], Nodes]) -> None:
-        self._cluster = nodes()
-        self._nodes = self._staying = self._cluster.now()
-        if warning := check_room(self._fleet, self._nodes, may_grow=self._may_grow):
+        self._surroundings = Surroundings(self._fleet, nodes())
+        if warning := check_room(self._fleet, self._around.nodes, may_grow=self._may_grow):
             _log.warning("%s: more are waited for, the first of them %.0f minutes at the most", warning, JOIN_S / 60)
         here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
         self._board = Switchboard("127.0.0.1" if self._started_ray else here)
         self._watched = Watched(time.monotonic())
         self._began_waiting = self._judged_at = self._enough_at = 0.0
-        seats = self._new_seats(self._wanted())
+        seats = self._new_seats(self._around.wanted(self._seats.values()))
         self._actors.place_readers(len(seats))
         for seat in seats:
             self._begin(seat)
         while not self._holds and not self._stopped():
             self._await(LOOK_S / 2)
 
-    def _wanted(self) -> int:
-        """Seats that should be waiting for a place."""
-        here = {node.node for node in self._nodes} | {""}
-        given_up = {node: count for node, count in self._given_up.items() if node in here}
-        return self._fleet.to_wait(self._staying, by_node(self._seats.values()), given_up)
-
     def _new_seats(self, count: int) -> list[Seat]:
         """Seats whose actors are asked for; they begin once there are readers for them."""
         seats = [Seat(name=f"gpu-{next(self._seat_numbers)}") for _ in range(count)]
         for seat in seats:
             self._seats[seat.name] = seat
-            self._actors.ask_for(seat, beside=self._shunned)
+            self._actors.ask_for(seat, beside=self._around.shunned)
         return seats
 
     def _begin(self, seat: Seat) -> None:
@@ -236,6 +209,11 @@ class RayPool:
     def _ring(self) -> None:
         if (board := self._board) is not None:
             board.ring()
+
+    @property
+    def _around(self) -> Surroundings:
+        assert self._surroundings is not None  # before anything is asked of the pool
+        return self._surroundings
 
     @property
     def _lines_open(self) -> Switchboard:
@@ -250,7 +228,7 @@ class RayPool:
         Raises:
             MapperError: nobody is left, nor to come.
         """
-        if not self._seats and self._wanted() == 0:
+        if not self._seats and self._around.wanted(()) == 0:
             raise nobody_left(self._last_gone)
         self._listen(min(timeout_s, LOOK_S / 2))
 
@@ -292,7 +270,7 @@ class RayPool:
             case NotLoaded():
                 self._not_loaded(seat, said.error, at)
             case Leaving():
-                self._going[seat.node] = at + said.within_s + AWAY_S
+                self._around.goes(seat.node, at, said.within_s)
                 self._send_off(seat, said.within_s, at, said.reason)
 
     def _answered(self, seat: Seat, said: Answered, at: float) -> None:
@@ -335,26 +313,15 @@ class RayPool:
 
     def _follow(self, at: float) -> None:
         """Send off those whose node goes; have as many wait for a place as should."""
-        assert self._cluster is not None  # closed: nobody uses a pool after that
-        nodes, leaving, unfit = self._cluster.now(), self._cluster.leaving(), self._cluster.unfit()
-        for seat in [seat for seat in self._seats.values() if not seat.waits and seat.leaves_at is None]:
-            if seat.node in leaving:
-                self._send_off(seat, leaving[seat.node], at, "Ray drains its node")
-            elif seat.node in unfit:
-                self._send_off(seat, math.inf, at, unfit[seat.node])
-        if nodes is self._nodes:
-            return
-        joined = bool({node.node for node in nodes} - {node.node for node in self._nodes})
-        self._nodes = nodes
-        self._going = {node: until for node, until in self._going.items() if until > at}
-        self._shunned = frozenset(node.node for node in nodes if node.node in unfit or node.node in self._going)
-        self._staying = [node for node in nodes if node.node not in self._shunned | leaving.keys()]
-        waiting = [seat for seat in self._seats.values() if seat.waits]
-        change = self._steadied.step(self._wanted(), len(waiting), at, joined=joined)
+        for seat, left_s, why in list(self._around.leaving(self._seats.values())):
+            self._send_off(seat, left_s, at, why)
+        change = self._around.change(self._seats.values(), at)
         if change > 0:
             self._actors.place_more_readers(self._new_seats(change), len(self._seats))
-        for seat in self._actors.without_place(waiting)[change:] if change < 0 else ():
-            self._remove(seat)
+        elif change < 0:
+            waiting = [seat for seat in self._seats.values() if seat.waits]
+            for seat in self._actors.without_place(waiting)[change:]:
+                self._remove(seat)
 
     def _send_off(self, seat: Seat, left_s: float, at: float, why: str) -> None:
         """Give a worker no more: what it has not begun comes back, and what it has begun if its time is up before."""
@@ -433,10 +400,10 @@ class RayPool:
         seat.falls += 1
         if seat.falls < MOST_FALLS:
             _log.warning("%s; another takes its place", error)
-            self._actors.ask_for(seat, beside=self._shunned)
+            self._actors.ask_for(seat, beside=self._around.shunned)
             self._begin(seat)
             return
-        self._given_up[seat.node] += 1
+        self._around.give_up(seat.node)
         self._last_gone = cause or error
         _log.warning("%s; %d in a row have finished nothing there: the run goes on without it", error, seat.falls)
         self._remove(seat)

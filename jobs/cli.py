@@ -193,7 +193,7 @@ def status(
         str | None, typer.Argument(metavar="[RUN|MOSAIC]", help="All runs where left out.")
     ] = None,
     address: submit_cli.MaybeServer = None,
-    token_file: submit_cli.TokenFile = None,
+    token_file: run_cli.TokenFile = None,
     insecure: run_cli.Insecure = False,
     insecure_ray: run_cli.InsecureRay = False,
     as_json: AsJson = False,

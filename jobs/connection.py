@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
 import time
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.http import CONNECT_S, SILENT_S, Bearer, distrusted, host_of, is_loopback
 from jobs.dashboard.peers import same_user
 from jobs.settings import token as token_set
 from jobs.settings import token_file
@@ -21,9 +21,6 @@ from jobs.sse import Message, messages
 from mapper.errors import AwayError, BusyError, CredentialsError, MapperError, QuestionError, SpecError, told
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8765"
-
-CONNECT_S, SILENT_S = 10.0, 60.0
-"""How long a server may take to answer, and to send the next bytes. A stream says something more often."""
 
 LONGEST_PAUSE_S = 8.0
 """A server that wants to be left alone for longer is told of, not waited for."""
@@ -50,7 +47,9 @@ class Connection:
     def __init__(self, address: str, token: str | None, *, insecure: bool, unknown: bool = False) -> None:
         """As ``Client``; one that is ``unknown`` is shown no token."""
         self.address = address.rstrip("/")
-        self.here = _is_here(self.address)
+        what = "this is no server's address"
+        fix = f"write it as https://host, or {DEFAULT_ADDRESS}"
+        self.here = is_loopback(host_of(self.address, ("http", "https"), what=what, fix=fix))
         """Whether the server is on this machine."""
 
         known = None if unknown else token or token_set() or (_own_token(self.address) if self.here else None)
@@ -62,7 +61,7 @@ class Connection:
             )
         self._session = requests.Session()
         self._session.trust_env = not self.here  # no proxy stands between us and ourselves
-        self._session.auth = _Bearer(known)
+        self._session.auth = Bearer(known)
         self._session.headers["Accept"] = "application/json"
 
     def close(self) -> None:
@@ -132,11 +131,7 @@ class Connection:
                 **options,
             )
         except requests.exceptions.SSLError as error:
-            raise MapperError(
-                "the server's certificate is not one that this machine trusts",
-                fix="have it issued by an authority you trust, and name that in REQUESTS_CA_BUNDLE",
-                address=self.address,
-            ) from error
+            raise distrusted(self.address) from error
         except requests.RequestException as error:
             raise self.away(error) from error
 
@@ -204,37 +199,6 @@ def kind_of(address: str) -> Literal["resmap", "ray"]:
             return "ray" if b"<title>Ray Dashboard</title>" in response.content[:100_000] else "resmap"
     finally:
         server.close()
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Shows the token, and nothing that a file of the user keeps for this host."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def _is_here(address: str) -> bool:
-    """Whether an address names this machine by its loopback.
-
-    Raises:
-        QuestionError: it is no address.
-    """
-    try:
-        parts = urlsplit(address)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number, brackets left open
-        host, parts = "", urlsplit("")
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.query or parts.fragment:
-        raise QuestionError("this is no server's address", fix=f"write it as https://host, or {DEFAULT_ADDRESS}")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _own_token(address: str) -> str | None:

@@ -62,25 +62,15 @@ def submit_there(
 ) -> int:
     """As ``resmap submit``. Gives the exit status."""
     with RayHead(address, insecure=insecure, insecure_ray=manner.insecure_ray) as head:
-        sent = ray_submit.submit(head, job, manner)
-        if not wait:
-            print_json(asdict(sent.submitted)) if as_json else tell_submitted(sent.submitted)
-            return 0
-        if not as_json:
-            tell_submitted(sent.submitted)
-        ended = ray_follow.follow(head, sent.submitted.key, tell=lambda _: None, stopping=Stopping())
-    if as_json:
-        print_json(asdict(ended.there) | {"summary": ended.answer})
-    else:
-        _print_summary(ended)
-    return EXIT.get(ended.there.state, ended.exit_status or 1)
+        return _sent_off(head, ray_submit.submit(head, job, manner), wait=wait, as_json=as_json)
 
 
-def retry_there(run: str, address: str, manner: Manner, *, insecure: bool = False, as_json: bool = False) -> None:
-    """As ``resmap retry``, by the cluster; it is not waited for."""
+def retry_there(
+    run: str, address: str, manner: Manner, *, wait: bool, insecure: bool = False, as_json: bool = False
+) -> int:
+    """As ``resmap retry``, by the cluster. Gives the exit status."""
     with RayHead(address, insecure=insecure, insecure_ray=manner.insecure_ray) as head:
-        submitted = ray_submit.retry(head, run, manner).submitted
-    print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
+        return _sent_off(head, ray_submit.retry(head, run, manner), wait=wait, as_json=as_json)
 
 
 def status_there(
@@ -118,6 +108,21 @@ def cancel_there(run: str, address: str, *, insecure: bool = False, insecure_ray
     with RayHead(address, insecure=insecure, insecure_ray=insecure_ray) as head:
         there, state = ray_submit.cancel(head, run)
     return there.key, state
+
+
+def _sent_off(head: RayHead, sent: Sent, *, wait: bool, as_json: bool) -> int:
+    """Tell of a submission, and of its end where that is waited for; the exit status."""
+    if not wait:
+        print_json(asdict(sent.submitted)) if as_json else tell_submitted(sent.submitted)
+        return 0
+    if not as_json:
+        tell_submitted(sent.submitted)
+    ended = ray_follow.follow(head, sent.submitted.key, tell=lambda _: None, stopping=Stopping())
+    if as_json:
+        print_json(asdict(ended.there) | {"summary": ended.answer})
+    else:
+        _print_summary(ended)
+    return EXIT.get(ended.there.state, ended.exit_status or 1)
 
 
 def _followed(head: RayHead, sent: Sent, *, as_json: bool) -> int:

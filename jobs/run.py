@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from cluster.placement import Fleet
-from cluster.pool import Outcome, Pool, WorkerFacts, outcomes
+from cluster.pool import Outcome, Pool, outcomes
 from jobs.attach import failure_facts, follow
 from jobs.budget import dollars
+from jobs.crew import enter, fleet_of, welcome
 from jobs.job import Job
 from jobs.lease import Lease
 from jobs.ledger import FINISHED, reading_runs
 from jobs.left_levels import build_left
 from jobs.output import check_output, check_room, check_turn, open_output, unmake
 from jobs.prepare import Prepared, planned_before, prepare, save, setup_for
-from jobs.renewal import runs_in_turn
 from jobs.repair import mend_run_files
 from jobs.repair import repair as repair_all
 from jobs.session import Session, begin, conclude, ended_before, register
-from jobs.spec import Compute
 from jobs.standing import Redo, standing
 from jobs.summary import Summary
 from jobs.watch import Silent, Watcher
-from mapper.errors import BusyError, MapperError, ModelError, ResourceError, StoreError
+from mapper.errors import BusyError, MapperError, ResourceError, StoreError
 from mapper.failpoints import reach
 from mapper.map_tile import Setup
 from mapper.mosaic import Mosaic
@@ -159,7 +156,7 @@ def start(
 
         return RayPool(
             setup,
-            workers=_fleet(compute, gpus),
+            workers=fleet_of(compute, gpus),
             readers=None if compute.readers == "auto" else compute.readers,
             address=address,
             insecure_ray=insecure_ray,
@@ -168,20 +165,6 @@ def start(
         )
 
     return Run(prepared, make_pool, watcher, retry=retry, repair=repair, clock=clock)
-
-
-def _fleet(compute: Compute, gpus: int | None) -> Fleet:
-    """What is asked of the cluster; a number on the command line goes before the job file's."""
-    least, most = compute.gpu_bounds if gpus is None else (gpus, gpus)
-    return Fleet(
-        least=least,
-        most=most,
-        workers_per_gpu=compute.workers_per_gpu,
-        gpu_type=compute.gpu_type,
-        labels=compute.labels,
-        resources=compute.resources,
-        cpus=compute.cpus_per_worker,
-    )
 
 
 def _execute(
@@ -282,8 +265,7 @@ def _map(session: Session, make_pool: MakePool, watcher: Watcher, stopped: Calla
         if not workers:  # somebody has stopped the run before there was one
             return
         session.meter.work(pool.workers())
-        session.facts = _agreed(session.facts, workers, _fingerprints(session.mosaic.url))
-        session.device = _devices(session.facts["workers"])
+        enter(session, workers)
         session.save()
         register(session.prepared, "running", session.planned, session.finished)
         session.tally.begun = time.monotonic()
@@ -309,7 +291,7 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
         meter.count(pool.workers())
         if (at := time.monotonic()) - looked_at >= WELCOME_S:
             looked_at = at
-            _welcome(session, pool)
+            welcome(session, pool)
         over = stopped() or meter.used_up
         if over and not told:
             told = True
@@ -322,29 +304,11 @@ def _work(session: Session, pool: Pool, stopped: Callable[[], bool]) -> None:
             if not isinstance(outcome.task, LevelTask):
                 meter.over()
             session.books.enter(outcome)
-        _welcome(session, pool)
+        welcome(session, pool)
     except ResourceError as error:  # of the pool itself: nobody is left who could take a tile
         session.lost = error
     finally:
         session.books.close()
-
-
-def _welcome(session: Session, pool: Pool) -> None:
-    """Enter workers that have joined among the run's; one that took another's place is the same worker."""
-    known = session.facts["workers"]
-    names = {worker["name"] for worker in known}
-    joined = [worker for worker in pool.facts() if worker.name not in names]
-    if not joined:
-        return
-    for worker in joined:
-        session.recorder.happened("worker", f"{worker.name} has joined on {worker.host}: {worker.device}")
-    session.device = _devices([*known, *map(asdict, joined)])
-    with contextlib.suppress(StoreError):  # it is away: they are entered with what is saved next
-        session.save(workers=[*known, *(asdict(worker) for worker in joined)])
-
-
-def _devices(workers: Iterable[dict[str, Any]]) -> str:
-    return ", ".join(sorted({worker["device"] for worker in workers}))
 
 
 def _budget(session: Session) -> str:
@@ -386,24 +350,3 @@ def _leave(prepared: Prepared, error: MapperError, *, fresh: bool) -> None:
         counts = folder.counts()
         finished = sum(counts[state] for state in FINISHED)
         register(prepared, "stopped", int(facts.get("planned", 0)), finished)
-
-
-def _fingerprints(mosaic: str) -> set[str]:
-    """Of the models that have written to a mosaic: one, or none yet."""
-    return {str(run.facts["fingerprint"]) for run in runs_in_turn(mosaic) if run.facts.get("fingerprint")}
-
-
-def _agreed(facts: dict[str, Any], workers: Sequence[WorkerFacts], earlier: set[str]) -> dict[str, Any]:
-    """The run's facts with its workers in them.
-
-    Raises:
-        ModelError: the workers, or an earlier run of this mosaic, loaded something else.
-    """
-    prints = {worker.fingerprint for worker in workers} | earlier
-    if len(prints) > 1:
-        raise ModelError(
-            "the model is not the same in all workers, or not the one this mosaic began with",
-            fix="give every node the same weights, or write to a new mosaic",
-            found=", ".join(sorted(prints)),
-        )
-    return facts | {"fingerprint": next(iter(prints)), "workers": [asdict(worker) for worker in workers]}

@@ -63,6 +63,16 @@ DriverLabel = Annotated[
 InsecureRay = Annotated[
     bool, typer.Option("--insecure-ray", help="Join a cluster of other machines though it asks nobody for a token.")
 ]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a resmap server's token; RESMAP_TOKEN where left out.",
+        show_default=False,
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Until a run that was sent has ended; end as it did.")]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 
 
@@ -138,6 +148,8 @@ def retry(
     ] = None,
     gpus: Gpus = None,
     local: Local = False,
+    wait: Wait = False,
+    token_file: TokenFile = None,
     insecure_ray: InsecureRay = False,
     insecure: Insecure = False,
     as_json: AsJson = False,
@@ -146,16 +158,18 @@ def retry(
     if address is not None and _is_url(address):
         from jobs.submit_cli import retry_there
 
-        retry_there(
+        status = retry_there(
             run_or_mosaic,
             address,
             gpus=gpus,
             local=local,
+            wait=wait,
+            token_file=token_file,
             insecure=insecure,
             insecure_ray=insecure_ray,
             as_json=as_json,
         )
-        return
+        raise typer.Exit(status)
     jobs = _jobs_to_retry(run_or_mosaic, run)
     if not jobs:
         print_json([]) if as_json else print("no tile was given up; there is nothing to take again")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from jobs.serving import at, is_loopback, listening, open_browser, serve
+from cluster.http import is_loopback
+from jobs.serving import at, listening, open_browser, serve
 from jobs.terminal import AsJson, plain, print_json
 from mapper.errors import QuestionError
 

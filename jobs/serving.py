@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import threading
 import webbrowser
@@ -43,14 +42,6 @@ def listening(host: str, port: int, *, what: str, fix: str) -> socket.socket:
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "this is no name of a machine"
         raise QuestionError(f"{what} cannot listen at {at(host, port)}: {why}", fix=fix) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; a name other than ``localhost`` may come to mean another."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def at(host: str, port: int) -> str:

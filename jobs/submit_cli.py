@@ -15,7 +15,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs.run_cli import DriverLabel, Gpus, Image, Insecure, InsecureRay, JobFile, Local, RuntimeEnvFile, SameFiles
+from jobs.run_cli import (
+    DriverLabel,
+    Gpus,
+    Image,
+    Insecure,
+    InsecureRay,
+    JobFile,
+    Local,
+    RuntimeEnvFile,
+    SameFiles,
+    TokenFile,
+    Wait,
+)
 from jobs.terminal import AsJson, plain, print_json
 from mapper.errors import QuestionError
 
@@ -43,15 +55,6 @@ MaybeServer = Annotated[
         "--address", help="A resmap server, or a Ray cluster; this machine where left out.", show_default=False
     ),
 ]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with a resmap server's token; RESMAP_TOKEN where left out.",
-        show_default=False,
-        exists=True,
-        dir_okay=False,
-    ),
-]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="As `resmap status` names it.", show_default=False)]
 
 
@@ -66,7 +69,7 @@ def submit(
     address: Server = "http://127.0.0.1:8765",
     gpus: Gpus = None,
     local: Local = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended; end as it did.")] = False,
+    wait: Wait = False,
     same_files: SameFiles = False,
     image: Image = None,
     runtime_env: RuntimeEnvFile = None,
@@ -99,14 +102,7 @@ def submit(
         )
     with connected(address, token_file, insecure=insecure) as client:
         submitted = client.submit(job, gpus=gpus, local=local, same_files=same_files)
-        if not wait:
-            print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
-            return
-        if not as_json:
-            tell_submitted(submitted)
-        page = client.wait(submitted.key)
-    print_json(asdict(page)) if as_json else _tell_page(page)
-    raise typer.Exit(EXIT.get(page.line.state, 1))
+        raise typer.Exit(_sent_off(client, submitted, wait=wait, as_json=as_json))
 
 
 def logs(
@@ -180,22 +176,21 @@ def retry_there(
     *,
     gpus: int | None = None,
     local: bool = False,
+    wait: bool = False,
     token_file: Path | None = None,
     insecure: bool = False,
     insecure_ray: bool = False,
     as_json: bool = False,
-) -> None:
-    """As ``resmap retry``, by a server or a Ray cluster."""
+) -> int:
+    """As ``resmap retry``, by a server or a Ray cluster. Gives the exit status."""
     if _is_head(address, token_file):
         from jobs import ray_cli
         from jobs.ray_submit import Manner
 
         manner = Manner(gpus=gpus, local=local, insecure_ray=insecure_ray)
-        ray_cli.retry_there(run, address, manner, insecure=insecure, as_json=as_json)
-        return
+        return ray_cli.retry_there(run, address, manner, wait=wait, insecure=insecure, as_json=as_json)
     with connected(address, token_file, insecure=insecure) as client:
-        submitted = client.retry(client.find(run).id)
-    print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
+        return _sent_off(client, client.retry(client.find(run).id), wait=wait, as_json=as_json)
 
 
 def status_there(
@@ -249,6 +244,18 @@ def tell_submitted(submitted: Submitted) -> None:
 def printable(text: str) -> str:
     """Lines of strangers, that a terminal may be given: what steers it is left out."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in text)
+
+
+def _sent_off(client: Client, submitted: Submitted, *, wait: bool, as_json: bool) -> int:
+    """Tell of a submission, and of its end where that is waited for; the exit status."""
+    if not wait:
+        print_json(asdict(submitted)) if as_json else tell_submitted(submitted)
+        return 0
+    if not as_json:
+        tell_submitted(submitted)
+    page = client.wait(submitted.key)
+    print_json(asdict(page)) if as_json else _tell_page(page)
+    return EXIT.get(page.line.state, 1)
 
 
 def _is_head(address: str, token_file: Path | None) -> bool:

@@ -14,9 +14,13 @@ import pytest
 from cluster import Finished, Outcome, outcomes
 from cluster.gpu_actor import Works
 from cluster.placement import Fleet
+from cluster.ray_actors import RayActors
 from cluster.ray_pool import RayPool
+from cluster.seats import Seat
 from mapper.errors import HandedBackError
+from mapper.map_tile import TileMapper
 from tests.cluster.clusters import ENDS_S, FAST_S, SLOW_S, Slow, Told, Unequal, ready
+from tests.cluster.nodes import until
 from tests.cluster.stand_ins import STUCK_TILE, Changed, Idle, frail
 from tests.cluster.tiles import World, tile_tasks, world
 
@@ -92,6 +96,25 @@ def test_a_run_that_is_stopped_waits_for_no_first_worker(ray_cluster: Any, mappe
     with pool_of(mapped, Idle, workers=elsewhere, address="auto", nodes=lambda: Told(0), stopped=lambda: True) as pool:
         assert pool.facts() == ()
         assert pool.workers() == {}
+
+
+def test_whoever_ray_has_given_a_process_has_a_place_though_it_has_said_nothing_yet(
+    ray_cluster: Any, mapped: World
+) -> None:
+    actors = RayActors(mapped.setup, TileMapper.load, Idle, fleet=Fleet(), readers=0, ring=lambda: None)
+    seats = [Seat(name=f"gpu-{n}") for n in range(4)]  # for a cluster of three
+    try:
+        for seat in seats:
+            actors.ask_for(seat)
+        until(lambda: len(actors.without_place(seats)) == 1)
+        time.sleep(1.0)
+        (waits,) = actors.without_place(seats)
+        assert waits.placed is None
+        assert {seat.placed for seat in seats} == {None}
+    finally:
+        for seat in seats:
+            actors.kill(seat.actor)
+        actors.close()
 
 
 @pytest.mark.chaos

@@ -435,8 +435,13 @@ def test_retry_knows_a_server_from_a_ray_cluster(
 ) -> None:
     key = client.submit(job(tmp_path / "map.zarr", "ends 4")).key
     client.wait(key, timeout_s=SOON_S, every_s=0.1)
-    monkeypatch.setenv("RESMAP_TOKEN", TOKEN)
-    assert resmap("retry", key, "--address", server, "--json").document["key"] == key
+    keys = tmp_path / "token"
+    keys.write_text(TOKEN)
+    there = ("--address", server, "--token-file", keys, "--json")
+    assert resmap("retry", key, *there).document["key"] == key
+    waited = resmap("retry", key, *there, "--wait")
+    assert waited.document["line"]["state"] == "quarantined"
+    assert waited.status == 4
 
 
 def test_without_an_address_the_commands_act_on_this_machine(
