@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from jobs.ledger import FINISHED, RunFolder, run_names
-from jobs.verify import verify
-from mapper.mosaic import Mosaic
+from jobs.ledger import RunFolder, run_names
 from tests.chaos.drivers import drive
 from tests.stories.world import World
+from tests.undisturbed import Undisturbed
 
 EngineName = Literal["zarr", "icechunk"]
 
@@ -27,15 +23,8 @@ class Ground:
     folder: Path
     job: Path
     mosaic: str
-    tiles: int
-    """What the run of an undisturbed one has planned."""
-
-    bytes: Mapping[str, str]
-    """What an undisturbed one holds: as ``held``."""
-
-
-DRAFT = ".partial"
-"""What zarr calls a shard until all of it is there. A driver that dies meanwhile leaves it, and no reader sees it."""
+    left: Undisturbed
+    """By a run to which nothing happened."""
 
 
 def lay(world: World, folder: Path, *, engine: EngineName = "zarr", **changes: Any) -> Path:
@@ -57,56 +46,7 @@ def undisturbed(world: World, folder: Path, *, engine: EngineName = "zarr", **ch
     over = drive(folder, "run", str(job), "--local", "--json")
     assert over.status == 0, over.err
     mosaic = str(job.parent / "map")
-    (run,) = run_names(mosaic)
-    return Ground(folder=folder, job=job, mosaic=mosaic, tiles=len(RunFolder(mosaic, run).tiles()), bytes=held(mosaic))
-
-
-def held(mosaic: str) -> dict[str, str]:
-    """Layer of a level → digest of every byte of its pixels; and of a Zarr tree every file, metadata too."""
-    opened = Mosaic.open(mosaic, writable=False)
-    digests = {}
-    for level in (level for grid in opened.grids for level in grid.pyramid()):
-        for time in range(len(opened.times)):
-            for prompt, named in enumerate(opened.prompts):
-                for name in ("mask", "score"):
-                    pixels = opened.layer(level, name, level.box, time=time, prompt=prompt)
-                    digests[f"{level.path}/{name}/{named.name}/{time}"] = _digest(pixels.tobytes())
-            source = opened.layer(level, "source", level.box, time=time)
-            digests[f"{level.path}/source/{time}"] = _digest(source.tobytes())
-    if opened.engine == "zarr":
-        root = Path(mosaic)
-        files = (
-            path for path in root.rglob("*") if path.is_file() and ".resmap" not in path.parts and path.suffix != DRAFT
-        )
-        digests |= {str(path.relative_to(root)): _digest(path.read_bytes()) for path in files}
-    return digests
-
-
-def complaints(ground: Ground, mosaic: str) -> list[str]:
-    """All that tells a finished mosaic from the undisturbed one; empty where nothing does."""
-    found = []
-    here = held(mosaic)
-    found += [f"{name} differs" for name in sorted(ground.bytes) if here.get(name) != ground.bytes[name]]
-    found += [f"{name} is left over" for name in sorted(set(here) - set(ground.bytes))]
-    (run,) = run_names(mosaic)
-    folder = RunFolder(mosaic, run)
-    rows = Counter(entry.tile for entry in folder.entries())
-    found += [f"tile {tile} stands {times} times in the books" for tile, times in rows.items() if times > 1]
-    finished = sum(folder.counts()[state] for state in FINISHED)
-    if finished != ground.tiles:
-        found.append(f"{finished} of {ground.tiles} tiles are finished")
-    if folder.facts()["state"] != "done":
-        found.append(f"run.json says {folder.facts()['state']}")
-    report = verify(mosaic, full=True)
-    found += [f"verify: {bad}" for bad in report.bad]
-    if report.checked < ground.tiles or report.unfinished:
-        found.append(f"verify read {report.checked} back, {report.unfinished} are unfinished")
-    return found
-
-
-def recorded(mosaic: Path) -> int:
-    """Rows in the ledgers of a mosaic's runs."""
-    return sum(len(list(RunFolder(str(mosaic), name).entries())) for name in run_names(str(mosaic)))
+    return Ground(folder=folder, job=job, mosaic=mosaic, left=Undisturbed.of(mosaic))
 
 
 def unrecorded(mosaic: Path) -> int:
@@ -122,7 +62,3 @@ def unrecorded(mosaic: Path) -> int:
         for row in range(len(tiles))
         if row not in known
     )
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

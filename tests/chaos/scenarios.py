@@ -14,10 +14,11 @@ from typing import Any, TypeAlias
 
 from mapper.failpoints import ONCE, VARIABLE
 from tests.chaos.drivers import KILLED, PATIENCE_S, drive, driver, wait_until
-from tests.chaos.grounds import EngineName, Ground, complaints, lay, recorded, undisturbed
+from tests.chaos.grounds import EngineName, Ground, lay, undisturbed
 from tests.chaos.kills import killed_again_and_again, killed_at, points_of
 from tests.chaos.on_ray import on_ray
 from tests.stories.world import World
+from tests.undisturbed import recorded
 
 Figures: TypeAlias = dict[str, Any]
 Scenario: TypeAlias = Callable[[World, Path], Figures]
@@ -65,7 +66,7 @@ def a_hundred_kills(world: World, folder: Path) -> Figures:
     return {
         "kills": story.kills.total(),
         "drivers": story.drivers,
-        "tiles": ground.tiles,
+        "tiles": ground.left.tiles,
         "differing_maps": 0,
         "points": dict(story.kills),
         "put_again_per_kill": {"mean": round(mean(story.redone), 2), "most": max(story.redone)},
@@ -121,7 +122,7 @@ def processes_killed(world: World, folder: Path) -> Figures:
     for title, changed in changes.items():
         job = lay(world, folder / title.rpartition(":")[2], **changed)
         with on_ray(job) as run:
-            wait_until(lambda: recorded(job.parent / "map") >= 1, run.driver)  # noqa: B023  # used up in this turn
+            wait_until(lambda: recorded(str(job.parent / "map")) >= 1, run.driver)  # noqa: B023  # used up in this turn
             run.one(title).kill()
             over = run.driver.ended()
         assert over.status == 0, over.err
@@ -129,7 +130,7 @@ def processes_killed(world: World, folder: Path) -> Figures:
         done[title] = "the run went on"
     job = lay(world, folder / "driver")
     with on_ray(job) as run:
-        wait_until(lambda: recorded(job.parent / "map") >= 1, run.driver)
+        wait_until(lambda: recorded(str(job.parent / "map")) >= 1, run.driver)
         run.one("ray::GpuActor")
         os.kill(run.driver.pid, signal.SIGKILL)
         assert run.driver.ended().status == KILLED
@@ -151,7 +152,7 @@ def a_worker_asleep(world: World, folder: Path) -> Figures:
     for name, wakes in (("never", False), ("late", True)):
         job = lay(world, folder / name)
         with on_ray(job) as run:
-            wait_until(lambda: recorded(job.parent / "map") >= 1, run.driver)  # noqa: B023  # used up in this turn
+            wait_until(lambda: recorded(str(job.parent / "map")) >= 1, run.driver)  # noqa: B023  # used up in this turn
             sleeper, began = run.one("ray::GpuActor"), time.monotonic()
             sleeper.suspend()
             if wakes:
@@ -175,7 +176,7 @@ def a_node_lost(world: World, folder: Path) -> Figures:
         nodes = [cluster.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
         cluster.wait_for_nodes()
         with on_ray(job, "--address", cluster.address, "--insecure-ray") as run:
-            wait_until(lambda: recorded(job.parent / "map") >= 1, run.driver)
+            wait_until(lambda: recorded(str(job.parent / "map")) >= 1, run.driver)
             began = time.monotonic()
             for raylet in nodes[0].all_processes["raylet"]:
                 os.kill(raylet.process.pid, signal.SIGKILL)
@@ -200,7 +201,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def _as_promised(ground: Ground, mosaic: Path, *, retried: bool = False) -> None:
-    found = complaints(ground, str(mosaic))
+    found = ground.left.complaints(str(mosaic))
     if retried:  # a tile that was given up and taken again has two rows, as it should
         found = [one for one in found if "in the books" not in one]
     assert found == [], f"{mosaic.parent.name}: {found[:5]}"

@@ -12,9 +12,10 @@ import pytest
 
 from mapper.failpoints import VARIABLE
 from tests.chaos.drivers import drive, driver, wait_until
-from tests.chaos.grounds import EngineName, Ground, complaints, lay, recorded
+from tests.chaos.grounds import EngineName, Ground, lay
 from tests.chaos.kills import killed_again_and_again, killed_at_each, points_of
 from tests.stories.world import World
+from tests.undisturbed import recorded
 
 SLOW = {"COLOUR_SLEEP_S": "0.15"}
 """A run then takes some seconds: long enough to be met in the middle."""
@@ -30,7 +31,7 @@ def test_drivers_that_died_at_every_point_leave_the_map_of_one_that_lived(
     job = lay(world, tmp_path, engine=engine)
     story = killed_at_each(job, points_of(engine), tmp_path)
     assert story.kills.keys() == set(points_of(engine))
-    assert complaints(plain if engine == "zarr" else committed, str(tmp_path / "map")) == []
+    assert (plain if engine == "zarr" else committed).left.complaints(str(tmp_path / "map")) == []
 
 
 def test_drivers_that_died_one_after_the_other_leave_the_map_of_one_that_lived(
@@ -38,7 +39,7 @@ def test_drivers_that_died_one_after_the_other_leave_the_map_of_one_that_lived(
 ) -> None:
     story = killed_again_and_again(lay(world, tmp_path), tmp_path, kills=5, seed=6)
     assert story.kills.total() >= 3
-    assert complaints(plain, str(tmp_path / "map")) == []
+    assert plain.left.complaints(str(tmp_path / "map")) == []
 
 
 @pytest.mark.parametrize("engine", ["zarr", pytest.param("icechunk", marks=pytest.mark.chaos)])
@@ -55,7 +56,7 @@ def test_a_store_that_fails_once_at_every_point_costs_nothing_but_another_try(
         if over.status == 0:
             break
     assert {path.name for path in once.iterdir()} == set(points_of(engine))
-    assert complaints(plain if engine == "zarr" else committed, str(tmp_path / "map")) == []
+    assert (plain if engine == "zarr" else committed).left.complaints(str(tmp_path / "map")) == []
 
 
 def test_a_driver_with_a_failpoint_that_there_is_not_makes_nothing(world: World, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_ctrl_c_twice_leaves_at_once_and_the_next_run_goes_on(world: World, plai
     job, mosaic = lay(world, tmp_path), tmp_path / "map"
     # A tile in hand is then not over before the second Ctrl-C comes.
     with driver(tmp_path, "run", str(job), "--local", env={**SLOW, VARIABLE: "after-put=sleep:60@6"}) as first:
-        wait_until(lambda: recorded(mosaic) >= 1, first)
+        wait_until(lambda: recorded(str(mosaic)) >= 1, first)
         os.kill(first.pid, signal.SIGINT)
         wait_until(lambda: "once more to leave at once" in first.said("err"), first)
         os.kill(first.pid, signal.SIGINT)
@@ -87,7 +88,7 @@ def test_ctrl_c_twice_leaves_at_once_and_the_next_run_goes_on(world: World, plai
     assert over.status == 130
     assert "Traceback" not in over.err
     assert drive(tmp_path, "run", str(job), "--local").status == 0
-    assert complaints(plain, str(mosaic)) == []
+    assert plain.left.complaints(str(mosaic)) == []
 
 
 @pytest.mark.parametrize("engine", ["zarr", pytest.param("icechunk", marks=pytest.mark.chaos)])
@@ -105,4 +106,4 @@ def test_a_driver_that_slept_through_its_lease_ends_with_an_error_and_doubles_no
     assert second.status == 0, second.err
     assert over.status == 1, over.err
     assert "another" in over.err
-    assert complaints(plain if engine == "zarr" else committed, str(tmp_path / "map")) == []
+    assert (plain if engine == "zarr" else committed).left.complaints(str(tmp_path / "map")) == []

@@ -17,8 +17,8 @@ import yaml
 from jobs.ledger import RunFolder, run_names
 from jobs.verify import verify
 from tests.chaos.drivers import Driver, driver, wait_until
-from tests.chaos.grounds import recorded
 from tests.stories.world import World, layers, mapped
+from tests.undisturbed import recorded
 
 SLOW = {"COLOUR_SLEEP_S": "0.15"}
 """A run then puts several parts of its ledger."""
@@ -39,7 +39,7 @@ def stopped_halfway(job: Path) -> Iterator[Driver]:
     """A driver that has recorded some of its tiles, and goes on with the rest when it is told to."""
     with driver_of(job, HALFWAY) as first:
         wait_until(lambda: first.stopped, first)
-        assert recorded(job.with_name("map.zarr")) >= 1
+        assert recorded(str(job.with_name("map.zarr"))) >= 1
         yield first
 
 

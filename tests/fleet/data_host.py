@@ -16,9 +16,9 @@ import fsspec
 import rasterio.shutil
 
 from tests.faults.radosgw import radosgw
-from tests.fleet.maps import Undisturbed, by_worker, recorded
 from tests.pgstac import PgStac, pgstac
 from tests.stories.world import World, collection_of, write_world
+from tests.undisturbed import Undisturbed, by_worker, recorded
 
 PICTURES = "pictures"
 

@@ -1,4 +1,4 @@
-"""What a mosaic in a bucket holds, and whether that is what an undisturbed run leaves there."""
+"""What a mosaic holds, in a folder or a bucket, and whether that is what an undisturbed run leaves there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import fsspec
 from jobs.ledger import FINISHED, RunFolder, run_names
 from jobs.verify import verify
 from mapper.mosaic import Mosaic
+
+DRAFT = ".partial"
+"""What zarr calls a shard in a folder until all of it is there. A driver that dies meanwhile leaves it, and no reader
+sees it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ class Undisturbed:
 
 
 def held(mosaic: str) -> dict[str, str]:
-    """Layer of a level → digest of all its pixels; and every object of the store, metadata too."""
+    """Layer of a level → digest of all its pixels; and of a Zarr tree every object of the store, metadata too."""
     opened = Mosaic.open(mosaic, writable=False)
     digests = {}
     for level in (level for grid in opened.grids for level in grid.pyramid()):
@@ -59,11 +63,13 @@ def held(mosaic: str) -> dict[str, str]:
                     digests[f"{level.path}/{name}/{named.name}/{time}"] = _digest(pixels.tobytes())
             source = opened.layer(level, "source", level.box, time=time)
             digests[f"{level.path}/source/{time}"] = _digest(source.tobytes())
+    if opened.engine != "zarr":
+        return digests
     store, root = fsspec.core.url_to_fs(mosaic)
     store.invalidate_cache()
     for path in store.find(root):
         name = path.removeprefix(root).lstrip("/")
-        if not name.startswith(".resmap/"):
+        if not name.startswith(".resmap/") and not name.endswith(DRAFT):
             digests[name] = _digest(store.cat_file(path))
     return digests
 
