@@ -2,8 +2,8 @@
 
 A Ray head is started as people start it, with its dashboard and a token. One run warms it up; then every run is a new
 process with a new mosaic, first by the head's own address (the driver is here), then by that of its dashboard (the
-driver is a Ray job, followed from here). The parts end with: the line that the search begins; the plan beside the
-mosaic; a worker that has its model; the first shard in its place. The model is the one that ships.
+driver is a Ray job, followed from here). The parts end with: the plan beside the mosaic; a worker that has its model;
+the first shard in its place. The model is the one that ships.
 
 python -m benchmarks.bench_start [--repeats 5] [--out FILE]
 """
@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from tests.stories.world import World, write_world
 
 BAR_S = 20.0
 LOOK_S = 0.02
-PARTS = ("process", "plan", "workers", "first_shard")
+PARTS = ("plan", "workers", "first_shard")
 
 
 def main() -> None:
@@ -73,14 +72,13 @@ def _timed(world: World, head: Head, address: str, folder: Path) -> dict[str, fl
     words = [sys.executable, "-m", "jobs.cli", "run", str(job), "--address", address, "--json"]
     if address.startswith("http"):
         words.append("--same-files")
-    said: dict[str, float] = {}
     heard: list[str] = []
     began = time.time()
     process = subprocess.Popen(
         words, env=dict(head.environment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    listener = threading.Thread(target=_listen, args=(process.stderr, said, heard))
+    listener = threading.Thread(target=heard.extend, args=(process.stderr,))
     listener.start()
     loaded = None
     while process.poll() is None:
@@ -93,15 +91,8 @@ def _timed(world: World, head: Head, address: str, folder: Path) -> dict[str, fl
     # By the clock of the files: what was there first, however often it was looked at.
     planned = min(path.stat().st_mtime for path in _of_runs(mosaic, "tiles.parquet"))
     shard = min(path.stat().st_mtime for path in mosaic.glob("**/mask/c/**/*") if path.is_file())
-    ends = (said["searching"], planned, loaded, shard)
+    ends = (planned, loaded, shard)
     return {part: end - start for part, start, end in zip(PARTS, (began, *ends), ends, strict=False)}
-
-
-def _listen(lines: Iterator[str], said: dict[str, float], heard: list[str]) -> None:
-    for line in lines:
-        heard.append(line)
-        if line.startswith("searching"):
-            said.setdefault("searching", time.time())
 
 
 def _of_runs(mosaic: Path, name: str) -> list[Path]:

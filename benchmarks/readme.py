@@ -16,6 +16,7 @@ PAGES = (
     ROOT / "docs/speed.md",
     ROOT / "docs/dashboard.md",
     ROOT / "docs/monitoring.md",
+    ROOT / "docs/fleet.md",
 )
 
 
@@ -245,6 +246,42 @@ def _scale(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", _made_with(figures)]
 
 
+def _elastic(figures: dict[str, Any]) -> list[str]:
+    rate = figures["tiles_a_second"]
+    rows = [
+        ("tiles a second with one GPU, with three, with one again",
+         f"{rate['one_gpu']:.1f}, {rate['three_gpus']:.1f}, {rate['one_gpu_again']:.1f}"),
+        ("from Ray's having the nodes until the throughput is that of three", f"{figures['follows_joining_s']:.1f} s"),
+        ("from the word that they go until it is that of one", f"{figures['follows_leaving_s']:.1f} s"),
+        ("tiles that were handed back, and begun anew",
+         f"{figures['handed_back']}, {figures['begun_more_than_once']}"),
+    ]  # fmt: skip
+    head = f"| a tile takes a GPU {1000 * figures['tile_s']:.0f} ms | |"
+    return [head, "|---|--:|", *[f"| {name} | {value} |" for name, value in rows], "", _made_with(figures)]
+
+
+def _start(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        "| `resmap run --address` on a cluster that is up | to the first shard | to the plan | to a model | to a shard |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for way in ("driver here", "driver as a Ray job"):
+        told = figures[way]
+        parts = " | ".join(f"{seconds:.1f} s" for seconds in told["parts_s"].values())
+        lines.append(f"| the {way} | {told['seconds']:.1f} s | {parts} |")
+    return [*lines, "", _made_with(figures)]
+
+
+def _fleet(figures: dict[str, Any]) -> list[str]:
+    lines = ["| what happens | the run took | it ended after that | maps that differ |", "|---|--:|--:|--:|"]
+    lines.append(f"| the same job in one process | {figures['one_process_s']:.0f} s | | |")
+    for told in figures.values():
+        if isinstance(told, dict) and "does" in told:
+            after = f"{told['ended_s_after']:.0f} s" if "ended_s_after" in told else ""
+            lines.append(f"| {told['does']} | {told['seconds']:.0f} s | {after} | {told['differing_maps']} |")
+    return [*lines, "", _made_with(figures)]
+
+
 def _monitor(figures: dict[str, Any]) -> list[str]:
     parts = figures["parts"]
     lakes, year, latency = parts["lakes"], parts["year"], parts["latency"]
@@ -300,6 +337,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "plan": _plan,
     "resume": _resume,
     "scale": _scale,
+    "elastic": _elastic,
+    "start": _start,
+    "fleet": _fleet,
     "dashboard": _dashboard,
     "monitor": _monitor,
 }

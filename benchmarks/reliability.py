@@ -77,6 +77,13 @@ def _slower(figures: dict[str, Any]) -> str:
     return f"{told}; 20 % and {figures['outage_s']:g} s away: {'the same map' if whole else 'NOT the same map'}"
 
 
+def _fleet(figures: dict[str, Any]) -> str:
+    stories = [told for told in figures.values() if isinstance(told, dict) and "differing_maps" in told]
+    differing = sum(told["differing_maps"] for told in stories)
+    longest = max(told.get("ended_s_after", 0.0) for told in stories)
+    return f"{len(stories)} stories, {differing} maps that differ; the run ended {longest:.0f} s later at the latest"
+
+
 KILLS, SECRETS, LONG = "tests/chaos/test_kills.py", "tests/chaos/test_secrets.py", "tests/chaos/test_long.py"
 RUNS = "tests/faults/test_runs.py"
 WHATEVER = f"{LONG}::test_whatever_is_killed_the_map_is_that_of_an_undisturbed_run"
@@ -156,6 +163,13 @@ PROMISES = (
         result="chaos_a_node_lost",
         says=_ended,
         command="python -m tests.chaos a_node_lost",
+    ),
+    Kept(
+        promise="On several hosts, links that are cut or long, and nodes that come, go or are told to, change nothing",
+        tests=("tests/fleet/test_fleet.py::test_whatever_becomes_of_a_fleet_its_map_is_that_of_one_process",),
+        result="fleet",
+        says=_fleet,
+        command="make cluster-record",
     ),
     Kept(
         promise="Two drivers of one job are one run; one of another job is refused",

@@ -29,6 +29,7 @@ def test_every_test_that_it_names_exists(name: str) -> None:
 BESIDE_KILLS = {
     "simulation": "make chaos-sim",
     "fuzz": "make fuzz",
+    "fleet": "make cluster-record",
     "faults-radosgw-zarr": "python -m benchmarks.bench_faults --server radosgw",
 }
 

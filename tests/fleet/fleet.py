@@ -187,6 +187,7 @@ class Fleet:
         """End a host at once, if it is there."""
         if (node := self.nodes.pop(name, None)) is not None:
             node.host.kill()
+            node.link.pull()
 
     def alive(self) -> list[str]:
         """Addresses of the nodes that Ray counts; none where its head does not answer."""
@@ -297,7 +298,11 @@ class Fleet:
     def _up(self, name: str) -> Host:
         self._made += 1  # a host that comes back is another: its files are its own
         made = host(name, self._folder / f"{name}-{self._made}", address=address(NUMBERS[name]))
-        self.nodes[name] = Node(made, Link(made, self._switch))
+        try:
+            self.nodes[name] = Node(made, Link(made, self._switch))
+        except (RuntimeError, subprocess.CalledProcessError):
+            made.kill()
+            raise
         return made
 
     def _ray(self, on: Host, *words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -41,6 +42,12 @@ class Link:
             self._lay_long(seconds)
         else:
             self._lay_short()
+
+    def pull(self) -> None:
+        """Take the cable of a host away that has ended. What its network still had to send keeps that network for
+        minutes where nobody answers, and with it this end."""
+        with contextlib.suppress(RuntimeError):  # it went with the host
+            self._take_away()
 
     def _lay_short(self) -> None:
         host, switch = str(self._host.pid), str(self._switch.pid)

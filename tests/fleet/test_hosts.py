@@ -27,7 +27,7 @@ class Named(http.server.BaseHTTPRequestHandler):
         self.wfile.write(name)
     def log_message(self, *words):
         pass
-http.server.HTTPServer((sys.argv[1], 80), Named).serve_forever()
+http.server.ThreadingHTTPServer((sys.argv[1], 80), Named).serve_forever()
 """
 ASK = """
 import sys, urllib.request
@@ -101,6 +101,46 @@ def test_a_long_link_takes_its_time_and_can_be_cut_as_well(pair: Pair) -> None:
     pair.links[1].restore()
     pair.links[1].delay(0)
     assert pair.answer() == "serves"
+
+
+TALK = """
+import socket, sys
+line = socket.create_connection((sys.argv[1], 80))
+print("begun", flush=True)
+sys.stdin.readline()
+line.sendall(bytes(1000))
+print("sent", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_host_that_ends_behind_a_cut_link_with_something_to_send_can_come_back(tmp_path: Path) -> None:
+    """Its network lives on for as long as it tries to send that."""
+    if why := why_not():
+        pytest.skip(why)
+    with switch(tmp_path / "switch") as middle:
+        pair = Pair(tmp_path, middle)
+        try:
+            pair.answer()
+            pipe = subprocess.PIPE
+            words = (sys.executable, "-S", "-c", TALK, pair.serves.address)
+            with pair.asks.begin(*words, stdin=pipe, stdout=pipe, text=True) as talks:
+                assert talks.stdin is not None
+                assert talks.stdout is not None
+                assert talks.stdout.readline() == "begun\n"
+                pair.links[0].cut()
+                talks.stdin.write("\n")
+                talks.stdin.flush()
+                assert talks.stdout.readline() == "sent\n"
+                pair.asks.kill()
+            pair.links[0].pull()
+            pair.asks = host("asks", tmp_path / "again", address=address(2))
+            pair.links[0] = Link(pair.asks, middle)
+            assert pair.answer() == "serves"
+        finally:
+            pair.asks.kill()
+            pair.serves.kill()
+            pair.server.wait(PATIENCE_S)
 
 
 def test_all_that_runs_on_a_host_ends_with_it(tmp_path: Path) -> None:
