@@ -262,7 +262,7 @@ def _elastic(figures: dict[str, Any]) -> list[str]:
 
 def _start(figures: dict[str, Any]) -> list[str]:
     lines = [
-        "| `resmap run --address` on a cluster that is up | to the first shard | to the plan | to a model | to a shard |",
+        "| `resmap run --address` on a cluster that is up | first shard after | the plan | a model | the shard |",
         "|---|--:|--:|--:|--:|",
     ]
     for way in ("driver here", "driver as a Ray job"):

@@ -21,7 +21,7 @@ from catalogs.fetch import Fetch, parse_json
 from catalogs.hrefs import is_remote, scheme_of
 from jobs.spec import Area
 from mapper.errors import MapperError, MissingError, SpecError, told
-from mapper.questions.placed import LONGEST_EDGE_DEG
+from mapper.grid import LONGEST_EDGE_DEG
 
 LARGEST_FILE_BYTES = 64 * 1024 * 1024
 MOST_CORNERS = 1_000_000

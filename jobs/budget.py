@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mapper.errors import SpecError
-from mapper.map_tile import Task
 
 if TYPE_CHECKING:
     from jobs.prepare import Prepared
+    from mapper.map_tile import Task
 
 KEEP_EVERY_S = 30.0
 """What a killed driver forgets of its spending at most."""

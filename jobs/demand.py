@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pyproj import CRS
 
-from jobs.estimate import Estimate, Range, looks_likely
+from jobs.amounts import Range
+from jobs.estimate import Estimate, looks_likely
 from jobs.pilot import Pilot
 from jobs.plan import Plan
 from jobs.spec import JobSpec

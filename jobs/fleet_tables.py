@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from jobs.amounts import Range, duration
 from jobs.budget import dollars
 from jobs.deadline import said
-from jobs.estimate import Range, duration
 from jobs.fleets import Fleet, Offer
 from jobs.gpu_speed import Basis
 from jobs.pricing import Fleets

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from jobs.amounts import Range, duration
 from jobs.demand import Demand
-from jobs.estimate import Range, duration
 from jobs.gpu_prices import GpuType, Prices
 from jobs.gpu_speed import Speed
 

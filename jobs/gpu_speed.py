@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from jobs.estimate import Range
+from jobs.amounts import Range
 from jobs.gpu_prices import GpuType, Reach
 from mapper.segmenter import Precision, Segmenter
 

@@ -14,7 +14,8 @@ import numpy as np
 from cluster.pool import Outcome, outcomes
 from cluster.retries import RetryPolicy
 from cluster.telemetry import Telemetry
-from jobs.estimate import Estimate, Range, looks_likely
+from jobs.amounts import Range
+from jobs.estimate import Estimate, looks_likely
 from jobs.gpu_speed import Timed, card_name, count_work
 from jobs.prepare import Prepared, model_choice, setup_for
 from jobs.sampling import Stratum, draw, share_of, total_of

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
-from jobs.estimate import Range
+from jobs.amounts import Range
 from jobs.tile_table import TileTable
 
 CONFIDENCE = 0.95
@@ -105,4 +105,4 @@ def share_of(strata: Sequence[Stratum], flags: Mapping[int, bool]) -> float | No
 def _student(parts: NDArray[np.float64], freedoms: NDArray[np.int64]) -> float:
     weight = float((parts**2 / freedoms).sum())
     freedom = max(1.0, float(parts.sum()) ** 2 / weight) if weight > 0 else 1.0
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cluster.http import is_loopback
 from jobs.serving import at, listening, open_browser, serve
 from jobs.terminal import AsJson, plain, print_json
 from mapper.errors import QuestionError
@@ -97,6 +96,7 @@ def serve_dashboard(
 
 def access_of(token: str, *, host: str, names: Sequence[str], readonly: bool) -> Access:
     """Who may do what, where it is served on ``host`` and others know it by ``names`` too."""
+    from cluster.http import is_loopback
     from jobs.careful import LOOPBACK
     from jobs.dashboard.keys import Access
 

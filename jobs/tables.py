@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from jobs.amounts import Range, duration
 from jobs.budget import dollars
-from jobs.estimate import Estimate, Range, duration
-from jobs.pilot import Pilot
-from jobs.prepare import Prepared
 from jobs.recent import STALE_S, WorkerLine
 from jobs.registry import RunRow
 from jobs.status import RunStatus
 from jobs.summary import Summary
 from jobs.terminal import plain
 from mapper.errors import told
+
+if TYPE_CHECKING:
+    from jobs.estimate import Estimate
+    from jobs.pilot import Pilot
+    from jobs.prepare import Prepared
 
 GIVEN_UP_SHOWN = 20
 """Of the tiles that were given up, what people read."""

@@ -26,6 +26,11 @@ BLOCK_PX = 512
 """Side of the lattice cells in which whatever could depend on the extent asked for (a warp, a rasterised
 outline) is computed: the same cell gives the same bits in every shard layout."""
 
+LONGEST_EDGE_DEG = 0.005
+LONGEST_EDGE_M = 500.0
+"""Edges are cut to this before they are carried to another CRS, where a straight line is a curve: what is left of
+the bow is below 1 cm up to 60° north, and below 3 cm up to 80°."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PixelBox:

@@ -104,8 +104,25 @@ def test_importing_a_package_costs_no_framework(package: str, heavy: str) -> Non
     assert run_python(f"import {package}, sys; print({heavy!r} in sys.modules)") == "False"
 
 
+def loaded(code: str, suspects: str) -> set[str]:
+    """Of these packages, those that some code has loaded."""
+    return set(run_python(f"{code}\nimport sys; print(*({set(suspects.split())!r} & sys.modules.keys()))").split())
+
+
 def test_the_command_lines_help_costs_no_framework() -> None:
-    assert run_python("import jobs.cli, sys; print({'torch', 'ray'} & set(sys.modules))") == "set()"
+    assert loaded("import jobs.cli", "torch ray numpy pandas pyarrow requests sqlalchemy zarr") == set()
+
+
+def test_who_asks_how_a_run_is_waits_for_nothing_that_maps(tmp_path: Path) -> None:
+    code = f"""
+import os, sys, jobs.cli
+os.environ["RESMAP_REGISTRY"] = "sqlite:///{tmp_path}/registry.db"
+sys.argv = ["resmap", "status"]
+sys.stdout = open(os.devnull, "w")
+try: jobs.cli.main()
+except SystemExit: sys.stdout = sys.__stdout__
+"""
+    assert loaded(code, "torch ray pandas scipy rasterio") == set()
 
 
 def test_everything_public_is_there() -> None:

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit, urlunsplit
 import yaml
 
 from catalogs.hrefs import unsigned
-from catalogs.snapshot import freeze, thaw
 from jobs.ledger import RunFolder
 from jobs.renewal import runs_in_turn
 from mapper.errors import MosaicError
@@ -56,6 +55,8 @@ def told_items(mosaic: str) -> bytes:
     Raises:
         MosaicError: the item table of a run is missing.
     """
+    from catalogs.snapshot import freeze, thaw  # and with it pandas, of which nobody else here has need
+
     tables = {run.renewal.sources_from if run.renewal else 0: run.folder for run in runs_in_turn(mosaic)}
     documents: list[Any] = []
     for begin, run in sorted(tables.items()):

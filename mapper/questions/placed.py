@@ -28,14 +28,9 @@ from shapely.geometry import MultiPolygon, box
 from shapely.geometry.base import BaseGeometry
 
 from mapper.errors import QuestionError
-from mapper.grid import BLOCK_PX, Grid, PixelBox, Tile
+from mapper.grid import BLOCK_PX, LONGEST_EDGE_DEG, LONGEST_EDGE_M, Grid, PixelBox, Tile
 from mapper.imagery import Valid
 from mapper.questions.places import LONLAT, Places, polygons_of
-
-LONGEST_EDGE_DEG = 0.005
-LONGEST_EDGE_M = 500.0
-"""Edges are cut to this before they are carried to another CRS, where a straight line is a curve: what is left of
-the bow is below 1 cm up to 60° north, and below 3 cm up to 80°."""
 
 NUDGE_PX = (7.2e-7, 5.4e-7)
 """Outlines are moved by this, east and north. Borders that people draw do run through centres (of a coarser grid, of a

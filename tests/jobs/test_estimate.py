@@ -15,7 +15,8 @@ from shapely.affinity import rotate
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
-from jobs.estimate import Estimate, Range, estimate
+from jobs.amounts import Range
+from jobs.estimate import Estimate, estimate
 from jobs.grids import placed
 from jobs.plan import Plan, lay_plan
 from jobs.spec import JobSpec

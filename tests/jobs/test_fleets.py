@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from jobs.amounts import Range
 from jobs.deadline import parse_deadline, said
 from jobs.demand import Demand
-from jobs.estimate import Range
 from jobs.fleet_tables import fleets_say, fleets_table, says_table
 from jobs.fleets import Fleet, Kind, Market, cheapest, frontier, kinds, offers_by
 from jobs.gpu_prices import SHIPPED, Prices, read_prices

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cluster.pool import Outcome
 from cluster.telemetry import WorkerSample
-from jobs.estimate import Range
+from jobs.amounts import Range
 from jobs.job import Job
 from jobs.pilot import Pilot, _on_cores
 from jobs.prepare import prepare
