@@ -5,6 +5,7 @@ Each is a context manager, takes a free port, and is stopped by its own handle.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -361,9 +362,18 @@ def s3_bucket() -> Iterator[str]:
 
 
 def forget_buckets() -> None:
-    """Have whoever asks for a bucket from now on look at the environment again: fsspec keeps the one that it made."""
-    if (s3fs := sys.modules.get("s3fs")) is not None:
-        s3fs.S3FileSystem.clear_instance_cache()
+    """Have whoever asks for a bucket from now on look at the environment again: fsspec keeps the one that it made, and
+    of one that zarr asked for nobody closes the connections."""
+    if (s3fs := sys.modules.get("s3fs")) is None:
+        return
+    from zarr.core.sync import _get_loop
+
+    for made in list(s3fs.S3FileSystem._cache.values()):
+        if made._s3 is not None:
+            closing = made._s3creator.__aexit__(None, None, None)
+            loop = _get_loop() if made.asynchronous else made.loop
+            asyncio.run_coroutine_threadsafe(closing, loop).result(10)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def main() -> None:

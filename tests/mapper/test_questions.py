@@ -132,7 +132,7 @@ def shapes(draw: st.DrawFn, grid: Grid) -> BaseGeometry:
 
 @pytest.mark.parametrize("crs", ["own", "OGC:CRS84", "EPSG:3857", "EPSG:3395"])
 @pytest.mark.parametrize("name", GRIDS)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_area_is_what_counting_pixel_by_pixel_finds(
     mosaics: dict[str, Known], name: str, crs: str, data: st.DataObject
@@ -266,7 +266,7 @@ def test_how_much_a_thread_takes_at_once_does_not_change_the_answer(
 # Zones ----------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_pixel_of_two_zones_that_overlap_is_counted_in_its_own_alone(zones: Known, data: st.DataObject) -> None:
     lonlat = [moved(box(*grid.lattice.bounds(grid.box)), grid.lattice.crs, "OGC:CRS84") for grid in ZONES]
@@ -362,7 +362,7 @@ def labelled(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[tuple[int
     return labels, [(int(row), int(column)) for row, column in first]
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_count_is_the_objects_that_begin_in_a_place_and_all_they_cover(
     mosaics: dict[str, Known], data: st.DataObject
