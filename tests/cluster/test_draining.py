@@ -135,6 +135,7 @@ def test_a_real_head_that_is_told_says_so_and_is_asked_until_no_worker_is_left(r
         until(lambda: node in draining.leaving())
         assert 3000.0 < draining.leaving()[node] <= 3600.0
         assert drain(within_s=0.2, node=node, address=address, wait=True).left == 1  # the time is up
+        until(lambda: draining.leaving()[node] < 3000.0)
 
         with ThreadPoolExecutor(1) as beside:
             waiting = beside.submit(drain, within_s=3600.0, node=node, address=address, wait=True)
