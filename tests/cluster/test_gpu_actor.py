@@ -26,6 +26,12 @@ SETUP: Any = None
 """Nobody here looks at it."""
 
 
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test may have left one running in this process, whose node would be told that it leaves."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
 class Gated:
     """Works that ends a task when it may; told to leave, it hands back those it has not begun."""
 

@@ -43,7 +43,7 @@ def test_the_metrics_page_of_a_node_has_what_its_workers_say(ray_cluster: Any, t
         }
         assert waits <= set(WAITS)
         assert "tasks" in waits
-        assert numbers(address, "ray_resmap_worker_memory_peak_bytes")[0][1] > 10_000_000
+        assert dict(numbers(address, "ray_resmap_worker_memory_peak_bytes"))[labels] > 10_000_000
         assert numbers(address, "ray_resmap_worker_gpu_power_watts") == []  # no card, no number
     finally:
         pool.close()
