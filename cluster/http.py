@@ -33,7 +33,8 @@ def host_of(address: str, schemes: Collection[str], *, what: str, fix: str) -> s
     """The host that an address names: a URL without user, query or fragment.
 
     Raises:
-        QuestionError: it is none of these schemes; ``what`` and ``fix`` say so.
+        QuestionError: it is none of these schemes; ``what`` and ``fix`` say so, and nothing repeats an address that may
+            hold a password.
     """
     try:
         parts = urlsplit(address)
@@ -41,7 +42,7 @@ def host_of(address: str, schemes: Collection[str], *, what: str, fix: str) -> s
     except ValueError:  # a port that is no number, brackets left open
         host, parts = "", urlsplit("")
     if parts.scheme not in schemes or not host or "@" in parts.netloc or parts.query or parts.fragment:
-        raise QuestionError(what, fix=fix, address=address)
+        raise QuestionError(what, fix=fix)
     return host
 
 
